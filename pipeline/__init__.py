@@ -1,0 +1,1 @@
+"""The commands (`python -m pipeline.X`, one file each) and the loader, trainer and evaluation behind them."""

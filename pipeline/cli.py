@@ -1,0 +1,51 @@
+"""What every command shares: flags made from a config dataclass, and errors turned into one line and an exit code."""
+
+import sys
+from collections.abc import Callable
+from typing import NoReturn, TypeVar
+
+import tyro
+
+from shards import DataError, UsageError
+
+Config = TypeVar("Config")
+
+# Errors that stand for something the user can put right, by module, so that no command imports what it does not use.
+_MODEL_ERROR = ("pmc_clip.config", "ModelError")
+
+
+def main(command: Callable[[Config], None], config: type[Config], name: str, description: str) -> NoReturn:
+    """Parse the command line into `config`, run `command` on it, and exit.
+
+    Exit codes: 0 done, 2 the request was wrong, 1 the work failed, 130 interrupted.
+    """
+    flags = tyro.cli(
+        config,
+        prog=f"python -m pipeline.{name}",
+        description=description,
+        config=(tyro.conf.FlagCreatePairsOff,),
+    )
+    sys.exit(run(lambda: command(flags)))
+
+
+def run(work: Callable[[], None]) -> int:
+    """Run `work`; report an expected error on standard error in one message; return the exit code."""
+    try:
+        work()
+    except UsageError as error:
+        return _report(error, 2)
+    except (DataError, OSError) as error:
+        return _report(error, 1)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    except ValueError as error:
+        if (type(error).__module__, type(error).__name__) == _MODEL_ERROR:
+            return _report(error, 2)
+        raise
+    return 0
+
+
+def _report(error: Exception, code: int) -> int:
+    print(f"error: {error}", file=sys.stderr, flush=True)
+    return code

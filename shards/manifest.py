@@ -1,0 +1,105 @@
+"""The manifest: what a data set is made of, and the fingerprint that says whether two of them give the same order.
+
+Beside the shards lie `manifest.json` (this), `index.bin` (uint32 little-endian: the byte length of every sample, in
+order) and `checksums.bin` (uint32 little-endian: the low half of every sample's XXH3-64, so that a changed byte is
+noticed when it is read, not when a model has learned from it).
+"""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+
+from shards.errors import DataError
+
+FORMAT_VERSION = 1
+# Stands for the block rule, the hash and the order of samples; a change to any of them must change it.
+ORDER_VERSION = 1
+MANIFEST, INDEX, CHECKSUMS = "manifest.json", "index.bin", "checksums.bin"
+
+
+@dataclass(frozen=True)
+class ShardRecord:
+    """One shard: its file name, samples, bytes, and the sha256 of its bytes."""
+
+    name: str
+    samples: int
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What `manifest.json` says; `index_sha256` ties the index to it."""
+
+    shards: tuple[ShardRecord, ...]
+    index_sha256: str
+    image_extensions: tuple[str, ...] = ("jpg", "png", "gif", "webp", "tif", "bmp")
+    caption_extension: str = "txt"
+    made_by: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def samples(self) -> int:
+        """Samples in all shards."""
+        return sum(shard.samples for shard in self.shards)
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of all shards."""
+        return sum(shard.bytes for shard in self.shards)
+
+    @property
+    def fingerprint(self) -> str:
+        """A hash of everything that determines the order of samples: versions, shard names and hashes, index."""
+        digest = hashlib.sha256(f"{FORMAT_VERSION} {ORDER_VERSION} {self.index_sha256}\n".encode())
+        for shard in self.shards:
+            digest.update(f"{shard.name} {shard.samples} {shard.sha256}\n".encode())
+        return digest.hexdigest()
+
+    def to_json(self) -> bytes:
+        """The text of `manifest.json`."""
+        content = {
+            "format_version": FORMAT_VERSION,
+            "order_version": ORDER_VERSION,
+            "samples": self.samples,
+            "bytes": self.bytes,
+            "fingerprint": self.fingerprint,
+            **asdict(self),
+        }
+        return json.dumps(content, indent=1, ensure_ascii=False).encode() + b"\n"
+
+    @staticmethod
+    def from_json(text: bytes, address: str) -> "Manifest":
+        """Read `manifest.json`; DataError, naming `address`, where it is damaged or of a version this code lacks."""
+        try:
+            content = json.loads(text)
+            versions = content["format_version"], content["order_version"]
+            if versions != (FORMAT_VERSION, ORDER_VERSION):
+                raise DataError(
+                    f"{address}: format and order version {versions[0]}.{versions[1]}; this software reads "
+                    f"{FORMAT_VERSION}.{ORDER_VERSION}: install the version that wrote it, or shard the data again"
+                )
+            manifest = Manifest(
+                shards=tuple(ShardRecord(**shard) for shard in content["shards"]),
+                index_sha256=content["index_sha256"],
+                image_extensions=tuple(content["image_extensions"]),
+                caption_extension=content["caption_extension"],
+                made_by=content["made_by"],
+            )
+            if manifest.fingerprint != content["fingerprint"]:
+                raise DataError(f"{address}: the manifest was altered (its fingerprint does not fit its contents)")
+        except (ValueError, KeyError, TypeError) as error:
+            raise DataError(f"{address}: not a manifest, or a damaged one ({type(error).__name__}: {error})") from error
+        return manifest
+
+
+def pack_uint32(values: "np.ndarray | list[int]") -> bytes:
+    """The bytes of `index.bin` or `checksums.bin` for one number a sample."""
+    return np.asarray(values, dtype="<u4").tobytes()
+
+
+def sha256(data: "bytes | memoryview") -> str:
+    """The sha256 of some bytes, in hexadecimal."""
+    return hashlib.sha256(data).hexdigest()
