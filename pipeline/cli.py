@@ -1,17 +1,17 @@
 """What every command shares: flags made from a config dataclass, and errors turned into one line and an exit code."""
 
+import os
 import sys
 from collections.abc import Callable
 from typing import NoReturn, TypeVar
 
 import tyro
 
+from pmc_clip.errors import ModelError
 from shards import DataError, UsageError
 
 Config = TypeVar("Config")
 
-# Errors that stand for something the user can put right, by module, so that no command imports what it does not use.
-_MODEL_ERROR = ("pmc_clip.config", "ModelError")
 
 
 def main(command: Callable[[Config], None], config: type[Config], name: str, description: str) -> NoReturn:
@@ -32,20 +32,17 @@ def run(work: Callable[[], None]) -> int:
     """Run `work`; report an expected error on standard error in one message; return the exit code."""
     try:
         work()
-    except UsageError as error:
+    except (UsageError, ModelError) as error:
         return _report(error, 2)
     except (DataError, OSError) as error:
         return _report(error, 1)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
-    except ValueError as error:
-        if (type(error).__module__, type(error).__name__) == _MODEL_ERROR:
-            return _report(error, 2)
-        raise
     return 0
 
 
 def _report(error: Exception, code: int) -> int:
-    print(f"error: {error}", file=sys.stderr, flush=True)
+    rank = f"rank {os.environ['RANK']}: " if int(os.environ.get("WORLD_SIZE", "1")) > 1 else ""
+    print(f"{rank}error: {error}", file=sys.stderr, flush=True)
     return code

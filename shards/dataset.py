@@ -69,6 +69,11 @@ class Dataset:
             )
         return memoryview(data)
 
+    def read_sample(self, number: int) -> Sample:
+        """The sample of a number, read on its own (with its whole block)."""
+        block = int(np.searchsorted(self.blocks.first_sample, number, side="right")) - 1
+        return self.sample(block, number - int(self.blocks.first_sample[block]), self.read_block(block))
+
     def sample(self, block: int, slot: int, data: memoryview) -> Sample:
         """The sample in a slot of a block whose bytes are `data`; DataError where they are not those written."""
         number = int(self.blocks.first_sample[block]) + slot

@@ -14,7 +14,8 @@ from typing import Protocol
 
 from shards.dataset import Dataset, Sample
 
-DEFAULT_PREFETCH_BYTES = 256 * 2**20
+# For all processes of a machine together.
+DEFAULT_PREFETCH_BYTES = 2 * 2**30
 
 
 class Plan(Protocol):
@@ -115,6 +116,8 @@ class SampleStream:
         """Start every fetch that the limit allows, and at least those that `position` needs."""
         while self._upcoming:
             block, first, last = self._upcoming
+            if first > position + len(self.dataset):  # a small data set lies in memory whole: no need to look further
+                return
             live = self._live.get(block)
             if live:
                 live.last = max(live.last, last)

@@ -4,6 +4,11 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# The same examples in every run; how long one takes depends on the machine, so there is no deadline.
+settings.register_profile("deterministic", derandomize=True, deadline=None, max_examples=60)
+settings.load_profile("deterministic")
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 

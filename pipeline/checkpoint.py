@@ -1,0 +1,96 @@
+"""Checkpoints of a run: written whole or not at all, found again by `latest` or by path."""
+
+import os
+import pickle
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+
+from shards import DataError, UsageError
+from shards.storage import write_atomically
+
+FORMAT_VERSION = 1
+LATEST = "latest"
+_NAME = re.compile(r"step-(\d{8,})\.pt")
+
+
+@dataclass(frozen=True)
+class DataState:
+    """What the position in the data means nothing without: fingerprint, seed and lanes."""
+
+    name: str
+    fingerprint: str
+    seed: int
+    lanes: int
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Everything a run needs to go on bit for bit.
+
+    The randomness of a step follows from (seed, samples seen, rank), so no generator states are kept.
+    """
+
+    state_dict: dict[str, torch.Tensor]  # the model's weights, without a wrapper's prefix
+    optimizer: dict[str, Any]
+    step: int  # optimiser steps taken
+    samples_seen: int  # by all ranks together: the position in the stream
+    global_batch: int
+    data: DataState
+    model: dict[str, Any]  # the model's config
+    tokenizer: str  # fingerprint of the vocabulary
+    config: dict[str, Any]  # the run's config, as flags
+
+    def save(self, folder: Path) -> Path:
+        """Write `step-XXXXXXXX.pt` into `folder`, then point `latest` at it; DataError where the disk refuses."""
+        path = folder / f"step-{self.step:08d}.pt"
+        temporary = folder / f".{path.name}.tmp"
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            content = {"format_version": FORMAT_VERSION, **vars(self), "data": vars(self.data)}
+            with open(temporary, "wb") as file:
+                torch.save(content, file)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+            write_atomically(folder / LATEST, f"{path.name}\n".encode())
+        except (OSError, RuntimeError) as error:  # torch's writer turns a full disk into a RuntimeError
+            temporary.unlink(missing_ok=True)
+            raise DataError(
+                f"{path}: the checkpoint could not be written ({error}); earlier checkpoints are untouched: "
+                "make room and start the same command with --resume auto"
+            ) from error
+        return path
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """Read a checkpoint file, or the one that a `latest` file names. Raises UsageError or DataError."""
+        path = resolve(path)
+        try:
+            content = torch.load(path, map_location="cpu", weights_only=True)
+        except FileNotFoundError:
+            raise UsageError(f"{path}: no such checkpoint") from None
+        except (RuntimeError, OSError, EOFError, pickle.UnpicklingError, ValueError, KeyError) as error:
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise DataError(f"{path}: not a checkpoint, or a damaged one ({reason})") from error
+        if not isinstance(content, dict) or content.pop("format_version", None) != FORMAT_VERSION:
+            raise UsageError(f"{path}: not a checkpoint of pipeline.train (format version {FORMAT_VERSION})")
+        return cls(**{**content, "data": DataState(**content["data"])})
+
+
+def resolve(path: Path) -> Path:
+    """The checkpoint file that `path` means: itself, or what a `latest` file names."""
+    if path.is_dir():
+        raise UsageError(f"{path} is a folder; name a checkpoint file in it, or its {LATEST!r}")
+    if path.name == LATEST and path.is_file():
+        return path.with_name(path.read_text().strip())
+    return path
+
+
+def newest(folder: Path) -> Path | None:
+    """The newest checkpoint file of a folder, or None. A half-written one is never among them."""
+    found = [entry for entry in folder.glob("step-*.pt") if _NAME.fullmatch(entry.name)]
+    return max(found, key=lambda entry: int(_NAME.fullmatch(entry.name)[1]), default=None)  # type: ignore[index]

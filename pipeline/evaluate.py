@@ -1,0 +1,105 @@
+"""Evaluate a checkpoint: image→text and text→image retrieval on a data set of shards.
+
+    python -m pipeline.evaluate --data shards/test --checkpoint runs/NAME/checkpoints/latest
+    python -m pipeline.evaluate --data shards/test --checkpoint runs/NAME/checkpoints/step-00000040.pt --contact-sheet sheet.html
+    torchrun --nproc_per_node 4 -m pipeline.evaluate --data s3://bucket/pmc/test --checkpoint runs/NAME/checkpoints/latest
+
+Prints a table and writes the same figures as JSON.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+
+from pipeline.checkpoint import Checkpoint, resolve
+from pipeline.cli import main
+from pipeline.data import evaluation_loader, make_options
+from pipeline.decode import EvalImages
+from pipeline.device import start_processes
+from pipeline.features import compute_features, evaluate_retrieval
+from pipeline.retrieval import format_table
+from pipeline.retrieval_sheet import write_retrieval_sheet
+from pipeline.run_log import say
+from pipeline.text import TextStage
+from pipeline.topology import Topology
+from pmc_clip import PMCCLIP, ModelConfig, Tokenizer, create_model, get_tokenizer
+from shards import UsageError, open_dataset
+from shards.storage import write_atomically
+
+
+@dataclass(frozen=True)
+class EvaluateConfig:
+    """Flags of `pipeline.evaluate`."""
+
+    data: str
+    """Folder of shards: a path or an address such as s3://bucket/prefix."""
+    checkpoint: str
+    """A checkpoint file, or the `latest` beside it."""
+    batch_size: int = 64
+    """Samples in a batch of each process."""
+    workers: int | None = None
+    """Decoding threads of each process; without it, the machine's cores shared among its processes."""
+    prefetch_bytes: int | None = None
+    """Bytes each process reads ahead of use; without it, 2 GiB shared among a machine's processes."""
+    out: str | None = None
+    """File for the figures (JSON); without it, evaluation/DATA-CHECKPOINT.json in the run's folder."""
+    contact_sheet: str | None = None
+    """File for a page (HTML) of queries with their best matches."""
+
+
+def evaluate(config: EvaluateConfig) -> None:
+    """Compute features, then ranks; print and write them."""
+    for flag, value in (("--batch-size", config.batch_size), ("--workers", config.workers)):
+        if value is not None and value < 1:
+            raise UsageError(f"{flag} {value}: it must be at least 1")
+    topology = Topology.from_environment()
+    path = resolve(Path(config.checkpoint))
+    checkpoint = Checkpoint.load(path)
+    dataset = open_dataset(config.data)
+    device = start_processes(topology)
+    model, tokenizer = load_model(checkpoint, path, device)
+    options = make_options(config.workers, config.prefetch_bytes, topology, device)
+    images = EvalImages(model.config.vision_cfg.image_size)
+    with evaluation_loader(
+        dataset, topology, batch_size=config.batch_size, images=images, text=TextStage(tokenizer), options=options
+    ) as loader:
+        features = compute_features(model, loader, device)
+    if topology.is_main:
+        metrics = evaluate_retrieval(features)
+        print(f"{config.data}: {len(dataset):,} pairs; {path}: step {checkpoint.step:,}")
+        print(format_table(metrics))
+        out = Path(config.out) if config.out else path.parent.parent / "evaluation" / f"{dataset.name}-{path.stem}.json"
+        report = {
+            "data": config.data,
+            "fingerprint": dataset.manifest.fingerprint,
+            "checkpoint": str(path),
+            "step": checkpoint.step,
+            "samples_seen": checkpoint.samples_seen,
+            "pairs": len(dataset),
+            **metrics.to_dict(),
+        }
+        write_atomically(out, json.dumps(report, indent=1).encode())
+        say(f"figures: {out}")
+        if config.contact_sheet:
+            write_retrieval_sheet(Path(config.contact_sheet), dataset, features)
+            say(f"contact sheet: {config.contact_sheet}")
+    if topology.world_size > 1:
+        dist.destroy_process_group()
+
+
+def load_model(checkpoint: Checkpoint, path: Path, device: torch.device) -> tuple[PMCCLIP, Tokenizer]:
+    """The model of a checkpoint with its weights, and its tokeniser; UsageError where the vocabulary is another."""
+    config = ModelConfig.from_dict(checkpoint.model, str(path))
+    tokenizer = get_tokenizer(config)
+    if tokenizer.fingerprint() != checkpoint.tokenizer:
+        raise UsageError(f"{path} was trained with another vocabulary than its model's tokeniser has here")
+    model = create_model(config, mlm=checkpoint.config["mlm"], pretrained_text=False)
+    model.load_state_dict(checkpoint.state_dict)
+    return model.to(device).eval(), tokenizer
+
+
+if __name__ == "__main__":
+    main(evaluate, EvaluateConfig, "evaluate", __doc__ or "")

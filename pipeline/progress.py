@@ -1,0 +1,71 @@
+"""What a person sees of a run while it trains: a progress bar or plain lines, and the log's entries."""
+
+import sys
+import time
+
+import torch
+from tqdm import tqdm
+
+from pipeline.loader import Loader
+from pipeline.run_log import RunLog, say
+from pipeline.schedule import RunLength
+from pipeline.topology import Topology
+from pipeline.trainer import StepLosses, Trainer, average_over_ranks
+
+
+class Progress:
+    """Follows a run on the main process; on the others it takes part in averaging the losses and stays silent."""
+
+    def __init__(self, loader: Loader, log: RunLog | None, topology: Topology, length: RunLength) -> None:
+        self._loader, self._log, self._topology, self._length = loader, log, topology, length
+        shows_bar = topology.is_main and sys.stderr.isatty()
+        self._bar = tqdm(
+            initial=length.start, total=length.stop, unit="sample", unit_scale=True, disable=not shows_bar, leave=True
+        )
+        self._plain = topology.is_main and not shows_bar
+        self._clock, self._seen, self._waited = time.perf_counter(), length.start, 0.0
+
+    def __enter__(self) -> "Progress":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._bar.close()
+
+    def advance(self) -> None:
+        """Count one step."""
+        self._bar.update(self._length.global_batch)
+
+    def log(self, trainer: Trainer, losses: StepLosses, learning_rate: float) -> None:
+        """Write the entry of the step just taken; every rank must call it."""
+        named: dict[str, torch.Tensor] = {"loss": losses.total, "match_loss": losses.match}
+        if losses.mlm is not None:
+            named["mlm_loss"] = losses.mlm
+        values = average_over_ranks(named, self._topology)
+        now, waited = time.perf_counter(), self._loader.stats.consumer_wait
+        rate = (trainer.samples_seen - self._seen) / (now - self._clock)
+        values |= {
+            "learning_rate": learning_rate,
+            "logit_scale": trainer.logit_scale,
+            "epoch": trainer.samples_seen / self._length.epoch,
+            "samples_per_second": rate,
+            "loader_wait": (waited - self._waited) / (now - self._clock),
+            "substituted_samples": self._loader.stats.substituted,
+        }
+        self._clock, self._seen, self._waited = now, trainer.samples_seen, waited
+        if not self._log:
+            return
+        self._log.write(trainer.step, trainer.samples_seen, values, "train")
+        text = (
+            f"loss {values['loss']:.3f}  lr {learning_rate:.2e}  {rate:,.0f} samples/s  "
+            f"loader wait {values['loader_wait']:.0%}"
+        )
+        self._bar.set_postfix_str(text)
+        if self._plain:
+            share = trainer.samples_seen / max(1, self._length.stop)
+            say(f"step {trainer.step:,}  epoch {values['epoch']:.2f}  {share:.0%}  {text}")
+        while self._loader.bad_samples:
+            say(f"substituted: {self._loader.bad_samples.pop(0)}")
+
+    def restart_clock(self) -> None:
+        """Leave the time since the last entry (a validation, a checkpoint) out of the rates."""
+        self._clock, self._seen, self._waited = time.perf_counter(), self._seen, self._loader.stats.consumer_wait

@@ -1,0 +1,51 @@
+"""What a run leaves to read: `metrics.jsonl`, TensorBoard files, `config.json`, and a progress line."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from torch.utils.tensorboard import SummaryWriter
+
+from shards.storage import write_atomically
+
+
+class RunLog:
+    """The main process's log of a run in `folder`; after a resume at `step`, nothing later is left from before."""
+
+    def __init__(self, folder: Path, step: int) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self._path = folder / "metrics.jsonl"
+        write_atomically(self._path, "".join(f"{json.dumps(e)}\n" for e in _entries(self._path, step)).encode())
+        self._file = open(self._path, "a", buffering=1, encoding="utf-8")  # noqa: SIM115 (lives as long as the run)
+        self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
+
+    def write(self, step: int, samples_seen: int, values: dict[str, float], kind: str) -> None:
+        """Add one entry of named values; `kind` is "train" or "valid"."""
+        self._file.write(json.dumps({"kind": kind, "step": step, "samples_seen": samples_seen, **values}) + "\n")
+        for name, value in values.items():
+            self._board.add_scalar(f"{kind}/{name}", value, step)
+
+    def close(self) -> None:
+        """Flush and close the files."""
+        self._file.close()
+        self._board.close()
+
+
+def _entries(path: Path, step: int) -> list[dict[str, Any]]:
+    """The entries up to `step`; a last line that a kill cut short is dropped."""
+    entries = []
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+        try:
+            entry = json.loads(line)
+        except ValueError:
+            continue
+        if entry["step"] <= step:
+            entries.append(entry)
+    return entries
+
+
+def say(message: str, *, main: bool = True) -> None:
+    """Print a line for a person to follow, on the main process."""
+    if main:
+        print(message, file=sys.stderr, flush=True)

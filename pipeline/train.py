@@ -1,0 +1,186 @@
+"""Train PMC-CLIP on shards, on one process or many.
+
+    python -m pipeline.train --train-data shards/train --val-data shards/valid --model tiny --batch-size 32 --epochs 2 --mlm
+    torchrun --nproc_per_node 4 -m pipeline.train --train-data shards/train --model RN50_fusion4 --batch-size 128 --mlm
+    python -m pipeline.train ...the same flags... --resume auto
+
+A run lives in runs/NAME: config.json, metrics.jsonl, tensorboard/, checkpoints/. Killed at any moment and started
+again with the same command and `--resume auto`, it ends with the same weights, bit for bit.
+"""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+
+from pipeline.checkpoint import Checkpoint, DataState
+from pipeline.cli import main
+from pipeline.data import (
+    check_global_batch,
+    describe,
+    evaluation_loader,
+    make_options,
+    reading_advice,
+    training_loader,
+)
+from pipeline.decode import EvalImages, TrainImages
+from pipeline.device import start_processes
+from pipeline.features import compute_features, evaluate_retrieval
+from pipeline.progress import Progress
+from pipeline.resume import check_same_run, choose_global_batch, find_checkpoint
+from pipeline.run_log import RunLog, say
+from pipeline.schedule import CosineSchedule, RunLength
+from pipeline.text import TextStage
+from pipeline.topology import Topology
+from pipeline.train_config import DEFAULT_EPOCHS, TrainConfig
+from pipeline.trainer import OptimizerOptions, Trainer
+from pmc_clip import PMCCLIP, create_model, get_tokenizer, load_model_config
+from shards import Order, open_dataset
+from shards.storage import write_atomically
+
+
+def train(config: TrainConfig) -> None:
+    """Train as the flags say."""
+    config.check()
+    topology = Topology.from_environment()
+    device = start_processes(topology)
+    dataset = open_dataset(config.train_data)
+    valid = open_dataset(config.val_data) if config.val_data else None
+    model_config = load_model_config(config.model)
+    tokenizer = get_tokenizer(model_config)
+    image_size = model_config.vision_cfg.image_size
+    data = DataState(dataset.name, dataset.manifest.fingerprint, config.seed, config.lanes)
+    folder = Path(config.logs) / (config.name or f"{Path(config.model).stem}-{dataset.name}")
+
+    # Where the run stands.
+    checkpoint = None
+    if path := find_checkpoint(config, folder, topology):
+        checkpoint = Checkpoint.load(path)
+        check_same_run(
+            checkpoint,
+            path,
+            data=vars(data),
+            model=model_config.to_dict(),
+            tokenizer=tokenizer.fingerprint(),
+            mlm=config.mlm,
+        )
+        say(f"going on from {path}: step {checkpoint.step:,}", main=topology.is_main)
+    global_batch = choose_global_batch(config, checkpoint, topology)
+    check_global_batch(global_batch, topology, dataset)
+    length = RunLength.plan(
+        epoch=len(dataset),
+        global_batch=global_batch,
+        epochs=config.epochs or (None if config.steps else DEFAULT_EPOCHS),
+        steps=config.steps,
+        start=checkpoint.samples_seen if checkpoint else 0,
+        step=checkpoint.step if checkpoint else 0,
+    )
+
+    # The model and its optimiser.
+    torch.manual_seed(config.seed)
+    model = create_model(model_config, mlm=config.mlm, pretrained_text=checkpoint is None)
+    if checkpoint:
+        model.load_state_dict(checkpoint.state_dict)
+    warmup = min(10_000 * global_batch, length.horizon // 10) if config.warmup is None else config.warmup * global_batch
+    schedule = CosineSchedule(config.lr, warmup, length.horizon)
+    trainer = Trainer(
+        model,
+        tokenizer,
+        schedule=schedule,
+        optimizer=OptimizerOptions(config.beta1, config.beta2, config.eps, config.wd),
+        topology=topology,
+        device=device,
+        bf16=config.precision == "bf16" or (config.precision is None and device.type == "cuda"),
+        seed=config.seed,
+    )
+    if checkpoint:
+        trainer.optimizer.load_state_dict(checkpoint.optimizer)
+        trainer.step, trainer.samples_seen = checkpoint.step, checkpoint.samples_seen
+
+    # The data.
+    order = Order(dataset.blocks.samples, config.seed, config.lanes)
+    options = make_options(config.workers, config.prefetch_bytes, topology, device)
+    loader = training_loader(
+        dataset,
+        order,
+        topology,
+        global_batch=global_batch,
+        start=length.start,
+        stop=length.stop,
+        images=TrainImages(image_size, config.crop_scale),
+        text=TextStage(tokenizer, seed=config.seed, mask_ratio=config.mask_ratio if config.mlm else 0.0),
+        options=options,
+    )
+    log = None
+    if topology.is_main:
+        say(f"{describe(dataset)}; {reading_advice(dataset, order, topology)}")
+        say(_summary(folder, model, length, topology, device))
+        log = RunLog(folder, trainer.step)
+        run = asdict(config) | {"global_batch_size": global_batch, "world_size": topology.world_size}
+        write_atomically(folder / "config.json", json.dumps(run, indent=1).encode())
+
+    def save() -> None:
+        if not topology.is_main:
+            return
+        state = Checkpoint(
+            state_dict=model.state_dict(),
+            optimizer=trainer.optimizer.state_dict(),
+            step=trainer.step,
+            samples_seen=trainer.samples_seen,
+            global_batch=global_batch,
+            data=data,
+            model=model_config.to_dict(),
+            tokenizer=tokenizer.fingerprint(),
+            config=asdict(config),
+        )
+        say(f"saved {state.save(folder / 'checkpoints')}")
+
+    def validate() -> None:
+        if valid is None:
+            return
+        trainer.synchronise_buffers()
+        with evaluation_loader(
+            valid, topology, batch_size=64, images=EvalImages(image_size), text=TextStage(tokenizer), options=options
+        ) as batches:
+            metrics = evaluate_retrieval(compute_features(model, batches, device))
+        if log:
+            log.write(trainer.step, trainer.samples_seen, metrics.to_dict(), "valid")
+            say(f"validation after step {trainer.step:,}: {metrics.line()}")
+
+    with loader, Progress(loader, log, topology, length) as progress:
+        for batch in loader:
+            learning_rate = trainer.learning_rate
+            losses = trainer.train_step(batch, global_batch)
+            progress.advance()
+            last = trainer.samples_seen >= length.stop
+            epochs_done = length.ends_epoch(trainer.samples_seen)
+            if last or trainer.step % config.log_every == 0:
+                progress.log(trainer, losses, learning_rate)
+            if last or (trainer.step % config.save_every == 0 if config.save_every else epochs_done):
+                save()
+                progress.restart_clock()
+            if last or (epochs_done and epochs_done % config.val_frequency == 0):
+                validate()
+                progress.restart_clock()
+    say(f"done: {trainer.step:,} steps, {trainer.samples_seen:,} samples seen", main=topology.is_main)
+    if log:
+        log.close()
+    if topology.world_size > 1:
+        dist.destroy_process_group()
+
+
+def _summary(folder: Path, model: PMCCLIP, length: RunLength, topology: Topology, device: torch.device) -> str:
+    """The run in one line, before it begins."""
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    steps = (length.stop - length.start) // length.global_batch
+    return (
+        f"{folder}: {parameters / 1e6:.1f} M parameters on {topology.world_size} × {device.type}; "
+        f"{length.global_batch // topology.world_size} × {topology.world_size} = {length.global_batch} samples a step; "
+        f"{steps:,} steps, {(length.stop - length.start) / length.epoch:.1f} epochs to go"
+    )
+
+
+if __name__ == "__main__":
+    main(train, TrainConfig, "train", __doc__ or "")

@@ -1,0 +1,86 @@
+"""The flags of `pipeline.train`."""
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+import tyro
+
+from shards import DEFAULT_LANES, UsageError
+
+DEFAULT_BATCH, DEFAULT_EPOCHS = 64, 10
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """What a training run is asked to do."""
+
+    train_data: str
+    """Folder of training shards: a path or an address such as s3://bucket/prefix."""
+    val_data: str | None = None
+    """Folder of validation shards."""
+    model: str = "RN50_fusion4"
+    """Name of a model config, or the path of one (JSON)."""
+    batch_size: int | None = None
+    """Samples in a batch of each process (64 unless --global-batch-size is given)."""
+    global_batch_size: int | None = None
+    """Samples in a batch of all processes together, in place of --batch-size."""
+    epochs: int | None = None
+    """Passes over the training data (10 unless --steps is given); the learning rate falls to zero over them."""
+    steps: int | None = None
+    """Stop after this many optimiser steps; without --epochs, the learning rate falls to zero over these."""
+    lr: float = 1e-4
+    """Peak learning rate."""
+    warmup: int | None = None
+    """Optimiser steps of linear warm-up; without it, a tenth of the run but at most 10,000."""
+    wd: float = 0.2
+    """Weight decay of AdamW."""
+    beta1: float = 0.9
+    """AdamW's first decay rate."""
+    beta2: float = 0.999
+    """AdamW's second decay rate."""
+    eps: float = 1e-8
+    """AdamW's epsilon."""
+    mlm: bool = False
+    """Train masked-token prediction beside the contrastive loss, half and half."""
+    mask_ratio: float = 0.15
+    """Share of a caption's words that are masked, with --mlm."""
+    crop_scale: float = 0.9
+    """Smallest share of an image's area that a random crop has."""
+    precision: Literal["bf16", "fp32"] | None = None
+    """Arithmetic of the model; without it, bf16 autocast on a GPU and fp32 on a CPU."""
+    workers: int | None = None
+    """Decoding threads of each process; without it, the machine's cores shared among its processes."""
+    prefetch_bytes: int | None = None
+    """Bytes each process reads ahead of use; without it, 2 GiB shared among a machine's processes."""
+    lanes: int = DEFAULT_LANES
+    """Places of the data set read side by side; more shuffle better and need more memory."""
+    seed: int = 0
+    """Seed of the weights, the order, the crops, the masking and the dropout."""
+    val_frequency: int = 1
+    """Epochs between validations."""
+    save_every: int | None = None
+    """Optimiser steps between checkpoints; without it, one at the end of every epoch."""
+    log_every: Annotated[int, tyro.conf.arg(aliases=["--log-every-n-steps"])] = 10
+    """Optimiser steps between log entries."""
+    resume: str | None = None
+    """`auto` (the run's newest checkpoint, or a fresh start) or the path of a checkpoint."""
+    name: str | None = None
+    """Name of the run; without it, model and data set."""
+    logs: str = "runs"
+    """Folder of runs."""
+
+    def check(self) -> None:
+        """Raise UsageError where values are out of range or contradict each other."""
+        least = {"batch_size": 1, "global_batch_size": 1, "epochs": 1, "steps": 1, "warmup": 0, "lanes": 1, "workers": 1}
+        least |= {"val_frequency": 1, "save_every": 1, "log_every": 1, "prefetch_bytes": 0}
+        for name, bound in least.items():
+            value = getattr(self, name)
+            if value is not None and value < bound:
+                raise UsageError(f"--{name.replace('_', '-')} {value}: it must be at least {bound}")
+        if self.batch_size and self.global_batch_size:
+            raise UsageError("--batch-size and --global-batch-size say the same thing twice: give one of them")
+        for name in ("mask_ratio", "crop_scale"):
+            if not 0 < getattr(self, name) <= 1:
+                raise UsageError(f"--{name.replace('_', '-')} {getattr(self, name)}: it must lie above 0 and at most at 1")
+        if self.lr <= 0:
+            raise UsageError(f"--lr {self.lr}: it must be above 0")

@@ -1,0 +1,52 @@
+"""Images to model input: any Pillow mode to RGB, the published evaluation crop, normalisation on the device."""
+
+import numpy as np
+import torch
+from PIL import Image
+
+MEAN = (0.48145466, 0.4578275, 0.40821073)
+"""Channel means of the published preprocessing (CLIP's training data), of values in [0, 1]."""
+STD = (0.26862954, 0.26130258, 0.27577711)
+"""Channel standard deviations of the published preprocessing (CLIP's training data)."""
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """The picture as a viewer shows it, in mode RGB.
+
+    Transparency (alpha channel, palette or colour key) lies on white, as figures are printed; Pillow alone
+    would show the colour hidden under it, often black. 16-bit grey is scaled to 8 bits; Pillow alone would
+    clip it to white. Pillow raises ValueError for modes that have no conversion.
+    """
+    if image.mode == "RGB" and not image.has_transparency_data:
+        return image
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, "white")
+        return Image.alpha_composite(white, image).convert("RGB")
+    if image.mode == "I" or image.mode.startswith("I;16"):
+        grey = np.clip(np.asarray(image, dtype=np.int64), 0, 65535)
+        image = Image.fromarray(((grey + 128) // 257).astype(np.uint8))
+    return image.convert("RGB")
+
+
+def center_crop(image: Image.Image, size: int) -> np.ndarray:
+    """The published evaluation input: shorter side to `size`, then the middle: [size, size, 3] uint8.
+
+    Bit for bit torchvision's Resize(size, BICUBIC) and CenterCrop(size), for images of modes RGB and L.
+    Others become RGB first, where the published code resized e.g. palette images as they were, by nearest
+    neighbour.
+    """
+    image = to_rgb(image)
+    width, height = image.size
+    short = min(width, height)
+    width, height = size * width // short, size * height // short
+    image = image.resize((width, height), Image.Resampling.BICUBIC)
+    left, top = round((width - size) / 2), round((height - size) / 2)
+    return np.array(image.crop((left, top, left + size, top + size)))
+
+
+def normalize(images: torch.Tensor) -> torch.Tensor:
+    """[B, 3, H, W] uint8 -> float32 on the same device, in the same memory format, by MEAN and STD."""
+    mean = torch.tensor(MEAN, device=images.device).view(3, 1, 1)
+    std = torch.tensor(STD, device=images.device).view(3, 1, 1)
+    return images.float().div_(255).sub_(mean).div_(std)

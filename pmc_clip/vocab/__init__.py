@@ -1,0 +1,1 @@
+"""Vocabularies that ship with the package, one folder each, and the program that made them."""
