@@ -8,7 +8,6 @@ faster on figures of 550 × 690 pixels and changed pixels by 0.5 to 1.7 levels o
 
 import io
 import math
-import warnings
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -25,8 +24,6 @@ CROP_ATTEMPTS = 10
 CROP_UNIFORMS = 2 * CROP_ATTEMPTS + 2
 _RATIO = (3 / 4, 4 / 3)
 _PLAIN_JPEG = ("YCbCr", "Gray")
-# torch can wrap the read-only arrays that Pillow hands out; nothing here writes to them.
-warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
 
 
 class ImageError(Exception):
@@ -84,7 +81,7 @@ def decode_rgb(data: memoryview) -> np.ndarray:
             return simplejpeg.decode_jpeg(data, "RGB")
     except ValueError:
         pass  # not a JPEG, or an odd one: Pillow has the last word
-    return np.asarray(_open_rgb(data))
+    return np.array(_open_rgb(data))  # a copy, since torch wants arrays that it may write to
 
 
 def _open_rgb(data: memoryview) -> Image.Image:

@@ -66,6 +66,6 @@ class Progress:
         while self._loader.bad_samples:
             say(f"substituted: {self._loader.bad_samples.pop(0)}")
 
-    def restart_clock(self) -> None:
+    def restart_clock(self, samples_seen: int) -> None:
         """Leave the time since the last entry (a validation, a checkpoint) out of the rates."""
-        self._clock, self._seen, self._waited = time.perf_counter(), self._seen, self._loader.stats.consumer_wait
+        self._clock, self._seen, self._waited = time.perf_counter(), samples_seen, self._loader.stats.consumer_wait

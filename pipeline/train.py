@@ -160,10 +160,10 @@ def train(config: TrainConfig) -> None:
                 progress.log(trainer, losses, learning_rate)
             if last or (trainer.step % config.save_every == 0 if config.save_every else epochs_done):
                 save()
-                progress.restart_clock()
+                progress.restart_clock(trainer.samples_seen)
             if last or (epochs_done and epochs_done % config.val_frequency == 0):
                 validate()
-                progress.restart_clock()
+                progress.restart_clock(trainer.samples_seen)
     say(f"done: {trainer.step:,} steps, {trainer.samples_seen:,} samples seen", main=topology.is_main)
     if log:
         log.close()

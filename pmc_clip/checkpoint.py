@@ -30,11 +30,12 @@ def load_checkpoint_file(path: str | Path) -> dict[str, Any]:
     """The content of a torch checkpoint, on the CPU; tensors and plain values are unpickled, never code."""
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError as error:
+    except (FileNotFoundError, PermissionError, IsADirectoryError) as error:
         raise ModelError(
             f"{path}: the checkpoint cannot be read ({error.strerror}): check the path"
         ) from error
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+    # What torch raises for damaged bytes depends on where the damage is.
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, LookupError) as error:
         raise ModelError(
             f"{path}: not a whole checkpoint of tensors and plain values: copy or download it again ({error})"
         ) from error

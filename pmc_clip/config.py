@@ -20,8 +20,8 @@ CONFIG_FOLDER = Path(__file__).parent / "configs"
 BACKBONES = ("ModifiedRN50",)
 POOLS = ("cls",)
 
-# A saved transformers BertConfig carries these beside the architecture. They are dropped where they say what this
-# package does anyway; None: whatever they say, they do not touch what the tower computes.
+# A saved transformers BertConfig carries these beside the architecture. They are dropped where they say what
+# this package does anyway; None: whatever they say, they do not touch what the tower computes.
 _BERT_BOOKKEEPING: dict[str, Any] = {
     "is_decoder": False,
     "add_cross_attention": False,
@@ -76,7 +76,7 @@ class VisionConfig:
 
 @dataclass(frozen=True)
 class BertArchitecture:
-    """A BERT tower's shape, in transformers' names. What is left out is as in BERT-base and the text config."""
+    """A BERT tower's shape, in transformers' names. The default is BERT-base's, or the text config's."""
 
     vocab_size: int | None = None
     hidden_size: int | None = None
@@ -249,22 +249,22 @@ def _check(config: ModelConfig) -> None:
         (vision.width % 2 == 0, f"vision_cfg.width is {vision.width}: the stem halves it, so make it even"),
         (
             vision.width * 32 % vision.heads == 0,
-            f"vision_cfg.head_width is {vision.head_width}, which gives {vision.heads} heads that do not divide "
+            f"vision_cfg.head_width is {vision.head_width}: its {vision.heads} heads do not divide the "
             f"{vision.width * 32} channels (width * 32): change one of them",
         ),
         (text.pool in POOLS, f"text_cfg.pool is {text.pool!r}: choose one of {', '.join(POOLS)}"),
         (
             text.context_length >= 3,
-            f"text_cfg.context_length is {text.context_length}: make room for [CLS], a piece and [SEP], at least 3",
+            f"text_cfg.context_length is {text.context_length}: [CLS], a piece and [SEP] need 3",
         ),
         (
             text.width % text.heads == 0,
-            f"text_cfg.heads is {text.heads}, which does not divide text_cfg.width {text.width}: change one",
+            f"text_cfg.heads is {text.heads} which does not divide width {text.width}: change one",
         ),
         (
             text.width == config.embed_dim,
-            f"embed_dim is {config.embed_dim} and text_cfg.width is {text.width}: make them equal, the fusion "
-            "transformer reads image features beside text states",
+            f"embed_dim is {config.embed_dim} and text_cfg.width is {text.width}: make them equal, the "
+            "fusion transformer reads image features beside text states",
         ),
     ]
     if text.bert is not None:

@@ -53,8 +53,8 @@ class AttentionPool(nn.Module):
     """Multi-head attention of the mean position over all positions: [B, C, H, W] -> [B, out_dim].
 
     The published pool attends from every position and keeps the first. Here only that query is computed. One
-    query meeting many positions, the key and value projections are applied to the query and to the attended mean
-    instead of to each position: the same sums in another order, for a fiftieth of the work at 7 x 7.
+    query meeting many positions, the key and value projections are applied to the query and to the attended
+    mean instead of to each position: the same sums in another order, for a fiftieth of the work at 7 x 7.
     """
 
     def __init__(self, side: int, channels: int, heads: int, out_dim: int):

@@ -15,25 +15,26 @@ def contrastive_loss(
     *,
     gather: bool = True,
 ) -> torch.Tensor:
-    """Symmetric cross entropy of each pair against the global batch (CLIP, Radford et al. 2021): float32 scalar.
+    """Symmetric cross entropy of each pair against the global batch (CLIP, Radford et al. 2021).
 
     image_features, text_features: [local, D], of length 1; every rank brings equally many.
     logit_scale: scalar, what cosine similarities are multiplied by.
-    sample_ids: [local] integers on the same device. Pairs with equal ids (one sample twice in a global batch) are
-        never each other's negatives. None: all differ.
-    gather: compare with the pairs of all ranks, where torch.distributed is initialised; False: only with these.
+    sample_ids: [local] integers on the same device. Pairs with equal ids (one sample twice in a global
+        batch) are never each other's negatives. None: all differ.
+    gather: compare with the pairs of all ranks, where torch.distributed is initialised; else with these.
 
-    Each rank returns the mean over its own pairs and holds [local, global] logits (open_clip's local loss). The
-    mean of the ranks' losses is the loss of the global batch in one process, and the ranks' mean gradients, as
-    DistributedDataParallel takes them, are its gradients, `logit_scale` included: what other ranks' losses owe to
-    a local feature comes back through the gather as a sum, which that mean divides by the number of ranks.
+    Each rank returns the mean over its own pairs (float32 scalar) and holds [local, global] logits (the local
+    loss of open_clip). The mean of the ranks' losses is the loss of the global batch in one process, and the
+    ranks' mean gradients, as DistributedDataParallel takes them, are its gradients, `logit_scale` included:
+    what other ranks' losses owe to a local feature comes back through the gather as a sum, which that mean
+    divides by the number of ranks.
     """
     local = len(image_features)
     # Half precision would round logits of up to 100 by a quarter.
     with torch.autocast(image_features.device.type, enabled=False):
         images, texts = image_features.float(), text_features.float()
         all_images, all_texts, all_ids, rank = images, texts, sample_ids, 0
-        if gather and dist.is_initialized() and dist.get_world_size() > 1:
+        if gather and dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
             rank = dist.get_rank()
             both = _GatherWithGradient.apply(torch.cat([images, texts], dim=1))  # one collective for the two
             all_images, all_texts = both.chunk(2, dim=1)

@@ -1,7 +1,7 @@
 """Whole-word masking of token ids, as a pure function of uniform numbers.
 
-BERT's recipe (Devlin et al. 2019, in its later whole-word form): 15 % of the words are chosen; of the pieces of a
-chosen word 80 % become [MASK], 10 % a random piece, 10 % stay, and all are to be predicted.
+BERT's recipe (Devlin et al. 2019, in its later whole-word form): 15 % of the words are chosen; of the pieces
+of a chosen word 80 % become [MASK], 10 % a random piece, 10 % stay, and all are to be predicted.
 """
 
 import numpy as np
@@ -20,7 +20,7 @@ def mask_tokens(
     tokens: [B, T] int64 on the CPU, not changed.
     uniforms: [B, T, 3] in [0, 1): which words (read at a word's first piece), what becomes of a chosen piece,
         and which piece replaces it. All randomness is in here: equal input gives equal output anywhere.
-    labels: the true id of each piece of a chosen word, 0 elsewhere. [CLS], [SEP] and padding are never chosen.
+    labels: the true id of each piece of a chosen word, else 0. [CLS], [SEP] and padding are never chosen.
     """
     ids, draws = np.asarray(tokens), np.asarray(uniforms)
     text = ~tokenizer.is_special[ids]

@@ -88,7 +88,7 @@ class PMCCLIP(nn.Module):
         return F.normalize(features, dim=-1) if normalize else features
 
     def encode_text(self, tokens: torch.Tensor, normalize: bool = False) -> torch.Tensor:
-        """[B, T] int64 -> [B, embed_dim]: the projected hidden state at [CLS]; of length 1 with `normalize`."""
+        """[B, T] int64 -> [B, embed_dim], from the state at [CLS]; of length 1 with `normalize`."""
         features = self._hidden(tokens)[:, 0] @ self.text_projection
         return F.normalize(features, dim=-1) if normalize else features
 
@@ -104,43 +104,35 @@ class PMCCLIP(nn.Module):
         """[B, T] int64 -> the text tower's last hidden states [B, T, width]."""
         text = self.config.text_cfg
         length = tokens.shape[-1]
-        if length > text.context_length or (length < text.context_length and not text.mask_padding):
+        if length != text.context_length and not (text.mask_padding and length < text.context_length):
+            most = "at most " if text.mask_padding else ""
             raise ModelError(
-                f"tokens are {list(tokens.shape)}, this model reads [B, {text.context_length}]"
-                + (
-                    " at most"
-                    if text.mask_padding
-                    else ": with mask_padding false the padding is part of the input"
-                )
-                + "; use its tokeniser's output"
+                f"tokens are {list(tokens.shape)}, this model reads {most}{text.context_length} per caption, "
+                "padding included: use its tokeniser's output"
             )
-        mask = tokens != PAD_ID if text.mask_padding else None
-        return self.text_encoder(input_ids=tokens, attention_mask=mask).last_hidden_state
+        return self.text_encoder(input_ids=tokens, attention_mask=self._attend(tokens)).last_hidden_state
+
+    def _attend(self, tokens: torch.Tensor) -> torch.Tensor | None:
+        """[B, T] bool, the positions that attention may look at; None: all, padding too."""
+        return tokens != PAD_ID if self.config.text_cfg.mask_padding else None
 
     def _fuse(self, tokens: torch.Tensor, hidden: torch.Tensor, image_features: torch.Tensor) -> torch.Tensor:
         if not self.mlm:
-            raise ModelError(
-                "this model was built with mlm=False and has no fusion transformer: build it with mlm=True"
-            )
+            raise ModelError("a model built with mlm=False has no fusion transformer: build it with mlm=True")
         batch, length, _ = hidden.shape
         marker = self.img_special_token.to(hidden.dtype).expand(batch, -1, -1)
-        sequence = torch.cat(
-            [hidden, marker, image_features.to(hidden.dtype)[:, None]], dim=1
-        )  # [B, T + 2, width]
-        attend = (
-            F.pad(tokens != PAD_ID, (0, 2), value=True)[:, None, None]
-            if self.config.text_cfg.mask_padding
-            else None
-        )
-        return self.fusion_module(sequence, attend)[:, :length]
+        image = image_features.to(hidden.dtype)[:, None]
+        attend = self._attend(tokens)
+        if attend is not None:
+            attend = F.pad(attend, (0, 2), value=True)[:, None, None]
+        return self.fusion_module(torch.cat([hidden, marker, image], dim=1), attend)[:, :length]
 
     def _masked_token_loss(self, fused: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """Mean cross entropy at the labelled positions; only these, a few in a hundred, are scored at all."""
         labels = labels.flatten()
         positions = labels.nonzero().squeeze(1)
-        scores = (
-            fused.flatten(0, 1).index_select(0, positions) @ self.mlm_projection
-        )  # [labelled, vocabulary]
+        labelled = fused.flatten(0, 1).index_select(0, positions)
+        scores = labelled @ self.mlm_projection  # [labelled, vocabulary]
         total = F.cross_entropy(scores.float(), labels.index_select(0, positions), reduction="sum")
         return total / max(1, len(positions))
 
@@ -155,7 +147,7 @@ def create_model(
     """Build a model by name (`list_models()`), path to a JSON file, or config; drawn from torch's seed.
 
     mlm: with masked-token prediction; see PMCCLIP.
-    pretrained_text: read the text tower's weights where the config names some (`bert_model_name`); False draws
-        them, which is enough before a checkpoint is loaded and needs no network.
+    pretrained_text: read the text tower's weights where the config names some (`bert_model_name`); False
+        draws them, which is enough before a checkpoint is loaded and needs no network.
     """
     return PMCCLIP(load_model_config(model), mlm=mlm, pretrained_text=pretrained_text).to(device)

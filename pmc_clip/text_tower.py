@@ -36,7 +36,7 @@ def build_text_tower(text: TextConfig, pretrained: bool) -> nn.Module:
         else:
             tower = BertModel(BertConfig.from_pretrained(name, **options), add_pooling_layer=False)
     except (OSError, ValueError, RuntimeError) as error:
-        remedy = "connect to the network once so that it is cached, or point text_cfg.bert_model_name at a local folder"
+        remedy = "connect to the network once to cache it, or name a local folder in text_cfg.bert_model_name"
         if text.bert is not None:
             remedy += "; before a checkpoint is loaded, random weights (pretrained_text=False) are enough"
         raise ModelError(
@@ -55,6 +55,5 @@ def _check_shape(text: TextConfig, loaded: object) -> None:
         if (found := getattr(loaded, field)) != expected:
             raise ModelError(
                 f"the text tower '{text.bert_model_name}' has {field} {found}, the model config says "
-                f"{expected}: "
-                "correct text_cfg"
+                f"{expected}: correct text_cfg"
             )

@@ -1,7 +1,9 @@
 """WordPiece tokeniser: captions to token ids, over the `tokenizers` library.
 
-tokenizer = get_tokenizer("tiny")
-tokens = tokenizer(["Axial CT of the chest.", "x-ray"])     # [2, 77] int64: [CLS] pieces [SEP] [PAD] ...
+    tokenizer = get_tokenizer("tiny")
+    tokens = tokenizer(["Axial CT of the chest.", "x-ray"])     # [2, 77] int64
+
+A row is [CLS], the caption's pieces, [SEP], and [PAD] to the end.
 """
 
 import hashlib
@@ -18,12 +20,13 @@ from tokenizers import models, normalizers, pre_tokenizers, processors
 from pmc_clip.config import ModelConfig, load_model_config
 from pmc_clip.errors import ModelError
 
+SPECIAL_PIECES = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 VOCAB_FOLDER = Path(__file__).parent / "vocab"
 _BRACKETED = re.compile(r"\[\w+\]")  # [PAD], [UNK], [unused12]: entries that no text is split into
 
 
 class Tokenizer:
-    """Captions to ids, padded or cut to `context_length`. Keeps no state between calls: any thread may call it.
+    """Captions to ids, padded or cut to `context_length`; without state, so that any thread may call it.
 
     Text is only ever text: a caption that contains "[CLS]" or "[MASK]" gets the pieces of those letters,
     never the special token.
@@ -35,9 +38,7 @@ class Tokenizer:
         pieces = [""] * (max(vocabulary.values()) + 1)
         for piece, index in vocabulary.items():
             pieces[index] = piece
-        if missing := [
-            name for name in ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]") if name not in vocabulary
-        ]:
+        if missing := [name for name in SPECIAL_PIECES if name not in vocabulary]:
             raise ModelError(f"the vocabulary lacks {', '.join(missing)}: use one made for BERT")
 
         self.pieces = tuple(pieces)
@@ -98,9 +99,8 @@ def get_tokenizer(model: str | Path | ModelConfig) -> Tokenizer:
     tokenizer = Tokenizer(backend, text.context_length)
     if tokenizer.vocab_size > text.vocab_size:
         raise ModelError(
-            f"the vocabulary '{source}' has {tokenizer.vocab_size} entries, text_cfg.vocab_size is "
-            f"{text.vocab_size}: "
-            "make room for all of them"
+            f"the vocabulary '{source}' has {tokenizer.vocab_size} entries and text_cfg.vocab_size is "
+            f"{text.vocab_size}: make room for all of them"
         )
     return tokenizer
 
@@ -125,13 +125,9 @@ def _read_folder(name: str) -> tokenizers.Tokenizer:
             f"{folder}: holds neither tokenizer.json nor vocab.txt: point text_cfg.tokenizer elsewhere"
         )
     settings = folder / "tokenizer_config.json"
-    lowercase = (
-        json.loads(settings.read_text(encoding="utf-8")).get("do_lower_case", True)
-        if settings.is_file()
-        else True
-    )
-    pieces = file.read_text(encoding="utf-8").splitlines()
-    backend = wordpiece_splitter(lowercase)
+    told = json.loads(settings.read_text(encoding="utf-8")) if settings.is_file() else {}
+    pieces = file.read_text(encoding="utf-8").removesuffix("\n").split("\n")
+    backend = wordpiece_splitter(lowercase=told.get("do_lower_case", True))
     backend.model = models.WordPiece({piece: index for index, piece in enumerate(pieces)}, unk_token="[UNK]")
     return backend
 
@@ -143,9 +139,8 @@ def _read_hub(name: str) -> tokenizers.Tokenizer:
         loaded = AutoTokenizer.from_pretrained(name, use_fast=True)
     except (OSError, ValueError, RuntimeError) as error:
         raise ModelError(
-            f"the vocabulary of '{name}' cannot be loaded: connect to the network once so that it is "
-            f"cached, or point "
-            f"text_cfg.tokenizer at a folder with its vocab.txt. transformers said: {error}"
+            f"the vocabulary of '{name}' cannot be loaded: connect to the network once to cache it, or name "
+            f"a folder with its vocab.txt in text_cfg.tokenizer. transformers said: {error}"
         ) from error
     # A copy: ours sets its own padding and special tokens.
     return tokenizers.Tokenizer.from_str(loaded.backend_tokenizer.to_str())

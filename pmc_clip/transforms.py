@@ -1,4 +1,4 @@
-"""Images to model input: any Pillow mode to RGB, the published evaluation crop, normalisation on the device."""
+"""Images to model input: any Pillow mode to RGB, the published evaluation crop, normalisation."""
 
 import numpy as np
 import torch

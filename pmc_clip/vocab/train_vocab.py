@@ -16,14 +16,13 @@ from collections.abc import Iterable
 from itertools import pairwise
 from pathlib import Path
 
-from pmc_clip.tokenizer import wordpiece_splitter
+from pmc_clip.tokenizer import SPECIAL_PIECES, wordpiece_splitter
 
-SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 Pair = tuple[str, str]
 
 
 def train_vocab(captions: Iterable[str], size: int, min_character_count: int = 10) -> list[str]:
-    """At most `size` pieces: special ones, characters at a word's start and inside, merges as they were made."""
+    """At most `size` pieces: special ones, characters at a word's start and inside, merges in their order."""
     words = _count_words(captions)
     characters: Counter[str] = Counter()
     for word, count in words.items():
@@ -37,7 +36,7 @@ def train_vocab(captions: Iterable[str], size: int, min_character_count: int = 1
         if known.issuperset(word)
     ]
     inside = sorted({piece for pieces, _ in spelled for piece in pieces if piece.startswith("##")})
-    vocabulary = dict.fromkeys(SPECIAL + alphabet + inside)
+    vocabulary = dict.fromkeys([*SPECIAL_PIECES, *alphabet, *inside])
     for piece in _merges(spelled):
         if len(vocabulary) >= size:
             break
@@ -66,9 +65,7 @@ def _merges(spelled: list[tuple[list[str], int]]) -> Iterable[str]:
     heapq.heapify(heap)
     while heap:
         negative, pair = heapq.heappop(heap)
-        if (
-            counts[pair] != -negative
-        ):  # an entry from before its count changed; the newer one is in the heap, too
+        if counts[pair] != -negative:  # an old entry; the heap holds a newer one
             continue
         if counts[pair] < 2:
             return
@@ -105,7 +102,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder that vocab.txt is written to")
     parser.add_argument("--size", type=int, default=8000, help="entries of the vocabulary")
     arguments = parser.parse_args()
-    vocabulary = train_vocab(arguments.captions.read_text(encoding="utf-8").splitlines(), arguments.size)
+    with arguments.captions.open(encoding="utf-8") as captions:
+        vocabulary = train_vocab(captions, arguments.size)
     arguments.out.mkdir(parents=True, exist_ok=True)
     file = arguments.out / "vocab.txt"
     file.write_text("".join(f"{piece}\n" for piece in vocabulary), encoding="utf-8")

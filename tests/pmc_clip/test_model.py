@@ -1,0 +1,132 @@
+"""The model trains: deterministic from the seed, every parameter reached, any batch accepted."""
+
+import numpy as np
+import pytest
+import torch
+
+import pmc_clip
+
+
+@pytest.fixture
+def tiny() -> pmc_clip.PMCCLIP:
+    torch.manual_seed(0)
+    return pmc_clip.create_model("tiny")
+
+
+@pytest.fixture(scope="module")
+def batch(tiny_tokenizer):
+    captions = [
+        "Axial CT of the chest.",
+        "x-ray",
+        "",
+        "Histology section; red staining of tumor cells in liver.",
+    ]
+    draw = np.random.default_rng(0)
+    pixels = draw.integers(0, 256, (4, 3, 64, 64), dtype=np.uint8)
+    tokens, labels = pmc_clip.mask_tokens(
+        tiny_tokenizer(captions), draw.random((4, 77, 3)), tiny_tokenizer, 0.5
+    )
+    assert labels.any()
+    return pmc_clip.normalize(torch.from_numpy(pixels)), tokens, labels
+
+
+def _loss(model: pmc_clip.PMCCLIP, images, tokens, labels=None) -> torch.Tensor:
+    output = model(images, tokens, labels)
+    loss = pmc_clip.contrastive_loss(output.image_features, output.text_features, output.logit_scale)
+    return loss if output.mlm_loss is None else loss + output.mlm_loss
+
+
+def test_tiny_has_three_million_parameters(tiny):
+    assert sum(parameter.numel() for parameter in tiny.parameters()) == pytest.approx(3e6, rel=0.1)
+
+
+def test_same_seed_same_weights():
+    models = []
+    for seed in (1, 1, 2):
+        torch.manual_seed(seed)
+        models.append(pmc_clip.create_model("tiny").state_dict())
+    first, again, other = models
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    assert not torch.equal(first["text_projection"], other["text_projection"])
+
+
+def test_published_initialisation(golden_config):
+    torch.manual_seed(0)
+    state = pmc_clip.create_model("tiny").state_dict()
+    assert state["logit_scale"].exp() == pytest.approx(1 / 0.07)
+    assert not state["visual.layer1.0.bn3.weight"].any()
+    assert state["visual.bn3.weight"].all()
+    assert not state["img_special_token"].any()
+    for name, fan in {
+        "text_projection": 128,
+        "mlm_projection": 128,
+        "visual.attnpool.q_proj.weight": 256,
+    }.items():
+        assert state[name].std() == pytest.approx(fan**-0.5, rel=0.05)
+
+
+def test_training_steps_repeat_bit_for_bit(batch):
+    def run() -> list[torch.Tensor]:
+        torch.manual_seed(3)
+        model = pmc_clip.create_model("tiny")
+        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+        for _ in range(2):
+            optimizer.zero_grad()
+            _loss(model, *batch).backward()
+            optimizer.step()
+        return [parameter.detach() for parameter in model.parameters()]
+
+    torch.use_deterministic_algorithms(True)
+    try:
+        assert all(torch.equal(first, second) for first, second in zip(run(), run(), strict=True))
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
+def test_training_lowers_the_loss(tiny, batch):
+    optimizer = torch.optim.AdamW(tiny.parameters(), lr=1e-3)
+    losses = []
+    for _ in range(12):
+        optimizer.zero_grad()
+        loss = _loss(tiny, *batch)
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.5 * losses[0]
+
+
+@pytest.mark.parametrize("mlm", [True, False])
+def test_every_parameter_gets_a_gradient(batch, mlm):
+    images, tokens, labels = batch
+    model = pmc_clip.create_model("tiny", mlm=mlm)
+    _loss(model, images, tokens, labels if mlm else None).backward()
+    assert [name for name, parameter in model.named_parameters() if parameter.grad is None] == []
+
+
+def test_no_labelled_position_gives_a_zero_loss_that_reaches_every_parameter(tiny, batch):
+    images, tokens, labels = batch
+    output = tiny(images, tokens, torch.zeros_like(labels))
+    assert output.mlm_loss == 0
+    output.mlm_loss.backward()
+    assert not tiny.mlm_projection.grad.any()
+    assert not tiny.fusion_module.resblocks[0].attn.in_proj_weight.grad.any()
+
+
+def test_a_batch_of_one_trains(tiny, batch):
+    images, tokens, labels = (part[:1] for part in batch)
+    loss = _loss(tiny, images, tokens, labels)
+    loss.backward()
+    assert torch.isfinite(loss)
+    assert tiny.encode_image(images, normalize=True).norm() == pytest.approx(1, abs=1e-5)
+
+
+def test_wrong_shapes_are_named(tiny, batch):
+    images, tokens, _ = batch
+    with pytest.raises(
+        pmc_clip.ModelError, match=r"images are \[4, 3, 32, 64\], this model reads \[B, 3, 64, 64\]"
+    ):
+        tiny.encode_image(images[:, :, :32])
+    with pytest.raises(pmc_clip.ModelError, match=r"tokens are \[4, 60\], this model reads 77"):
+        tiny.encode_text(tokens[:, :60])
+    with pytest.raises(pmc_clip.ModelError, match="build it with mlm=True"):
+        pmc_clip.create_model("tiny", mlm=False).fuse(tokens, torch.zeros(4, 128))

@@ -1,0 +1,133 @@
+"""The tokeniser: fixed shape, text that is only ever text, the same ids from any thread."""
+
+import shutil
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import torch
+
+import pmc_clip
+from pmc_clip.tokenizer import VOCAB_FOLDER
+from pmc_clip.vocab.train_vocab import train_vocab
+
+HOSTILE = [
+    "",
+    " \t\n ",
+    "[CLS] a [MASK] b [SEP] [PAD] [UNK]",
+    "chest " * 2000,
+    "Größe µ-CT 東京 🩻 \u200b \u0000 ﬁgure",
+    "x" * 5000,
+]
+
+
+@pytest.mark.parametrize("caption", HOSTILE)
+def test_hostile_captions_give_one_row_with_one_start_and_one_end(tiny_tokenizer, caption):
+    (row,) = tiny_tokenizer(caption).tolist()
+    end = row.index(tiny_tokenizer.sep_id)
+    assert len(row) == 77
+    assert row[0] == tiny_tokenizer.cls_id
+    assert set(row[end + 1 :]) <= {tiny_tokenizer.pad_id}
+    assert not set(row[1:end]) & set(tiny_tokenizer.special)
+
+
+def test_special_names_in_text_become_their_letters(tiny_tokenizer):
+    assert torch.equal(tiny_tokenizer("[MASK]"), tiny_tokenizer("[ mask ]"))
+    assert tiny_tokenizer.pieces[tiny_tokenizer("[MASK]")[0, 1]] == "["
+
+
+def test_special_names_in_text_become_letters_from_a_tokenizer_json(golden_config):
+    tokenizer = pmc_clip.get_tokenizer(golden_config)
+    assert tokenizer.mask_id not in tokenizer("a [MASK] b")[0].tolist()
+
+
+def test_long_captions_are_cut_before_the_end_mark(tiny_tokenizer):
+    row = tiny_tokenizer("chest " * 2000)[0]
+    assert row[-1] == tiny_tokenizer.sep_id
+    assert len(set(row[1:-1].tolist())) == 1
+
+
+def test_batch_is_its_captions(tiny_tokenizer):
+    batch = tiny_tokenizer(HOSTILE)
+    assert batch.dtype == torch.int64
+    assert torch.equal(batch, torch.cat([tiny_tokenizer(caption) for caption in HOSTILE]))
+    assert tiny_tokenizer([]).shape == (0, 77)
+
+
+def test_threads_get_the_same_ids(tiny_tokenizer):
+    alone = tiny_tokenizer(HOSTILE)
+    with ThreadPoolExecutor(4) as pool:
+        assert all(torch.equal(tokens, alone) for tokens in pool.map(tiny_tokenizer, [HOSTILE] * 40))
+
+
+def test_tables_describe_the_pieces(tiny_tokenizer):
+    pieces = tiny_tokenizer.pieces
+    assert tiny_tokenizer.vocab_size == len(pieces) == 8000
+    assert (tiny_tokenizer.pad_id, tiny_tokenizer.cls_id, tiny_tokenizer.sep_id, tiny_tokenizer.mask_id) == (
+        0,
+        2,
+        3,
+        4,
+    )
+    assert [pieces[i].startswith("##") for i in range(8000)] == tiny_tokenizer.continuation.tolist()
+    assert tiny_tokenizer.ordinary_ids.tolist() == list(range(5, 8000))
+
+
+def test_real_captions_are_read_almost_without_unknown_words(shared, tiny_tokenizer):
+    captions = (shared / "captions" / "captions.txt").read_text().splitlines()[:500]
+    tokens = tiny_tokenizer(captions)
+    unknown = tiny_tokenizer.pieces.index("[UNK]")
+    assert (tokens == unknown).sum() / (tokens != 0).sum() < 0.002
+
+
+def test_fingerprint_follows_the_vocabulary(tmp_path, tiny_tokenizer):
+    def tokenizer_of(pieces: list[str]) -> pmc_clip.Tokenizer:
+        (tmp_path / "vocab.txt").write_text("\n".join(pieces) + "\n")
+        settings = pmc_clip.load_model_config("tiny").to_dict()
+        settings["text_cfg"]["tokenizer"] = str(tmp_path)
+        return pmc_clip.get_tokenizer(pmc_clip.ModelConfig.from_dict(settings))
+
+    pieces = list(tiny_tokenizer.pieces)
+    assert tokenizer_of(pieces).fingerprint() == tiny_tokenizer.fingerprint()
+    pieces[-2:] = reversed(pieces[-2:])
+    assert tokenizer_of(pieces).fingerprint() != tiny_tokenizer.fingerprint()
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda pieces: pieces.remove("[MASK]"), r"lacks \[MASK\]"),
+        (lambda pieces: pieces.insert(0, "first"), r"\[PAD\] at 1"),
+        (lambda pieces: pieces.append("more"), "8001 entries and text_cfg.vocab_size is 8000"),
+    ],
+)
+def test_unfit_vocabularies_are_refused(tmp_path, change, told):
+    shutil.copytree(VOCAB_FOLDER / "pmc_captions_8k", tmp_path / "changed")
+    file = tmp_path / "changed" / "vocab.txt"
+    pieces = file.read_text().split("\n")[:-1]
+    change(pieces)
+    file.write_text("\n".join(pieces) + "\n")
+    settings = pmc_clip.load_model_config("tiny").to_dict()
+    settings["text_cfg"]["tokenizer"] = str(tmp_path / "changed")
+    with pytest.raises(pmc_clip.ModelError, match=told):
+        pmc_clip.get_tokenizer(pmc_clip.ModelConfig.from_dict(settings))
+
+
+def test_absent_vocabulary_names_the_shipped():
+    settings = pmc_clip.load_model_config("tiny").to_dict()
+    settings["text_cfg"]["tokenizer"] = "pmc_captions_9k"
+    with pytest.raises(pmc_clip.ModelError, match="shipped are pmc_captions_8k"):
+        pmc_clip.get_tokenizer(pmc_clip.ModelConfig.from_dict(settings))
+
+
+def test_vocabulary_training_merges_by_count_then_spelling():
+    captions = ["abab ab"] * 20 + ["cd"] * 40
+    found = train_vocab(captions, size=100)
+    assert found[:5] == ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    assert found[5:12] == ["a", "b", "c", "d", "##a", "##b", "##d"]
+    assert found[12:] == ["ab", "cd", "##ab", "abab"]
+    assert train_vocab(captions, size=13) == found[:13]
+
+
+def test_shipped_vocabulary_is_what_the_program_makes(shared, tiny_tokenizer):
+    with (shared / "captions" / "captions.txt").open() as captions:
+        assert train_vocab(captions, size=8000) == list(tiny_tokenizer.pieces)
