@@ -3,16 +3,16 @@
     python benchmarks/loader.py --csv train.csv --images images/            # table on the console
     python benchmarks/loader.py --csv train.csv --images images/ --rounds 5 --threads 2
 
-Everyone makes 224-pixel random resized crops (bicubic, antialiased, scale 0.9 to 1) of the same figures, repeated to at
-least 5,000 samples, batch 64, on local disk:
+Everyone makes 224-pixel random resized crops (bicubic, antialiased, scale 0.9 to 1) of the same figures,
+repeated to at least 5,000 samples, batch 64, on local disk:
 
 - loader      this project's, from shards
 - csv         torch DataLoader over the table, Pillow and torchvision transforms: how the published code reads
 - webdataset  the webdataset package on the same shards, Pillow and torchvision transforms
 - limit       the loader's decode function alone, in a thread pool, on images held in memory
 
-Peers are measured at several worker counts and the best is reported. They hand on float32 tensors, as they do in
-use; the loader hands on uint8 and normalises on the device.
+Peers are measured at several worker counts and the best is reported. They hand on float32 tensors, as they do
+in use; the loader hands on uint8 and normalises on the device.
 """
 
 import argparse
@@ -81,7 +81,9 @@ def csv_peer(rows: list[tuple[Path, str]], workers: int, samples: int) -> int:
 def webdataset_peer(urls: list[str], workers: int, samples: int) -> int:
     transform = published_transform()
     stream = (
-        wds.WebDataset(urls, shardshuffle=100, nodesplitter=wds.split_by_node, workersplitter=wds.split_by_worker)
+        wds.WebDataset(
+            urls, shardshuffle=100, nodesplitter=wds.split_by_node, workersplitter=wds.split_by_worker
+        )
         .shuffle(1000)
         .decode("pilrgb", handler=wds.warn_and_continue)
         .to_tuple("jpg;png;gif", "txt")
@@ -127,7 +129,13 @@ def write_shards(rows: list[tuple[Path, str]], folder: str) -> list[str]:
     target, written = Folder(folder), []
     for first in range(0, len(rows), 500):
         samples = (
-            (f"{n:09d}", {rows[n][0].suffix[1:].lower().replace("jpeg", "jpg"): rows[n][0].read_bytes(), "txt": rows[n][1].encode()})
+            (
+                f"{n:09d}",
+                {
+                    rows[n][0].suffix[1:].lower().replace("jpeg", "jpg"): rows[n][0].read_bytes(),
+                    "txt": rows[n][1].encode(),
+                },
+            )
             for n in range(first, min(first + 500, len(rows)))
         )
         written.append(write_shard(target, f"bench-{first // 500:06d}.tar", samples))
@@ -136,18 +144,22 @@ def write_shards(rows: list[tuple[Path, str]], folder: str) -> list[str]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--csv", required=True, nargs="+", help="tables with columns image and caption")
     parser.add_argument("--images", required=True, help="folder of the images")
     parser.add_argument("--rounds", type=int, default=3, help="interleaved rounds; medians are reported")
     parser.add_argument("--samples", type=int, default=2560, help="samples of one measurement")
     parser.add_argument("--threads", type=int, default=2, help="decoding threads of the loader and the limit")
-    parser.add_argument("--peer-workers", type=int, nargs="+", default=[1, 2, 3, 4], help="worker counts to try")
+    parser.add_argument(
+        "--peer-workers", type=int, nargs="+", default=[1, 2, 3, 4], help="worker counts to try"
+    )
     args = parser.parse_args()
     figures = [
         (Path(args.images) / row["image"], row["caption"])
         for table in args.csv
-        for row in csv.DictReader(open(table, encoding="utf-8"))
+        for row in csv.DictReader(Path(table).read_text(encoding="utf-8").splitlines(keepends=True))
     ]
     rows = figures * -(-5000 // len(figures))
     in_memory = [path.read_bytes() for path, _ in figures]
@@ -170,7 +182,9 @@ def main() -> None:
                 if round_number:
                     rates[name].append(seen / (time.perf_counter() - begin))
     loader = rates["loader"]
-    print(f"{len(rows):,} samples, {args.samples:,} a measurement, median of {args.rounds} interleaved rounds")
+    print(
+        f"{len(rows):,} samples, {args.samples:,} a measurement, median of {args.rounds} interleaved rounds"
+    )
     print(f"{'':<24}{'samples/s':>10}{'loader / this':>16}")
     for name, values in rates.items():
         ratio = statistics.median(ours / theirs for ours, theirs in zip(loader, values, strict=True))

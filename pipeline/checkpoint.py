@@ -45,7 +45,9 @@ class Checkpoint:
     config: dict[str, Any]  # the run's config, as flags
 
     def save(self, folder: Path) -> Path:
-        """Write `step-XXXXXXXX.pt` into `folder`, then point `latest` at it; DataError where the disk refuses."""
+        """Write `step-XXXXXXXX.pt` into `folder`, then point `latest` at it; DataError where the disk
+        refuses.
+        """
         path = folder / f"step-{self.step:08d}.pt"
         temporary = folder / f".{path.name}.tmp"
         try:

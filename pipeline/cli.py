@@ -1,4 +1,6 @@
-"""What every command shares: flags made from a config dataclass, and errors turned into one line and an exit code."""
+"""What every command shares: flags made from a config dataclass, and errors turned into one line and an exit
+code.
+"""
 
 import os
 import sys
@@ -11,7 +13,6 @@ from pmc_clip.errors import ModelError
 from shards import DataError, UsageError
 
 Config = TypeVar("Config")
-
 
 
 def main(command: Callable[[Config], None], config: type[Config], name: str, description: str) -> NoReturn:

@@ -41,8 +41,8 @@ def check_global_batch(global_batch: int, topology: Topology, dataset: Dataset) 
         )
     if len(dataset) < global_batch:
         raise UsageError(
-            f"{dataset.folder.address} has {len(dataset)} samples, fewer than the global batch of {global_batch}: "
-            "a batch would hold a sample twice; use a smaller --batch-size"
+            f"{dataset.folder.address} has {len(dataset)} samples, fewer than the global batch of "
+            f"{global_batch}: a batch would hold a sample twice; use a smaller --batch-size"
         )
 
 
@@ -93,17 +93,19 @@ def evaluation_loader(
 
 
 def reading_advice(dataset: Dataset, order: Order, topology: Topology) -> str:
-    """What reading will cost: the window in memory and, where lanes and processes do not fit, a better choice."""
+    """What reading will cost: the window in memory and, where lanes and processes do not fit, a better
+    choice.
+    """
     lanes = TrainingPlan(order, topology.rank, topology.world_size).lanes_read
-    mean_block = dataset.manifest.bytes / len(dataset.blocks)
-    window = min(lanes * mean_block, dataset.manifest.bytes)
+    mean_block = dataset.manifest.total_bytes / len(dataset.blocks)
+    window = min(lanes * mean_block, dataset.manifest.total_bytes)
     advice = f"window {window / 2**20:,.0f} MiB a process"
     factor = topology.world_size / math.gcd(order.lanes, topology.world_size)
     if factor > 1.1:
         better = max(1, round(order.lanes / topology.world_size)) * topology.world_size
         advice += (
-            f"; every block is read up to {factor:.0f} times, since {topology.world_size} processes do not divide "
-            f"{order.lanes} lanes: --lanes {better} (in a new run) reads each once"
+            f"; every block is read up to {factor:.0f} times, since {topology.world_size} processes do "
+            f"not divide {order.lanes} lanes: --lanes {better} (in a new run) reads each once"
         )
     return advice
 
@@ -114,7 +116,9 @@ def make_options(
     """Loader options from flags, with the defaults that suit this machine."""
     return LoaderOptions(
         workers=workers or topology.default_workers(),
-        prefetch_bytes=DEFAULT_PREFETCH_BYTES // topology.local_world_size if prefetch_bytes is None else prefetch_bytes,
+        prefetch_bytes=DEFAULT_PREFETCH_BYTES // topology.local_world_size
+        if prefetch_bytes is None
+        else prefetch_bytes,
         pin_memory=device is not None and device.type == "cuda",
     )
 
@@ -123,5 +127,5 @@ def describe(dataset: Dataset) -> str:
     """A data set in one line."""
     return (
         f"{dataset.folder.address}: {len(dataset):,} samples in {len(dataset.manifest.shards):,} shards, "
-        f"{dataset.manifest.bytes / 1e6:,.1f} MB, {len(dataset.blocks):,} blocks"
+        f"{dataset.manifest.total_bytes / 1e6:,.1f} MB, {len(dataset.blocks):,} blocks"
     )

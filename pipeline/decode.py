@@ -1,9 +1,10 @@
 """From an image's bytes to its pixels at the model's size: uint8, height × width × RGB.
 
-Training takes a random resized crop: a full decode by libjpeg-turbo, then torch's antialiased bicubic resize on uint8,
-which agrees with Pillow's to one level. Evaluation takes the published preprocessing, bit for bit. Pillow decodes
-whatever is not a plain JPEG. (Decoding JPEGs at a DCT scale near the crop's size was measured and left out: it was not
-faster on figures of 550 × 690 pixels and changed pixels by 0.5 to 1.7 levels on average, 6 at worst.)
+Training takes a random resized crop: a full decode by libjpeg-turbo, then torch's antialiased bicubic resize
+on uint8, which agrees with Pillow's to one level. Evaluation takes the published preprocessing, bit for bit.
+Pillow decodes whatever is not a plain JPEG. (Decoding JPEGs at a DCT scale near the crop's size was measured
+and left out: it was not faster on figures of 550 × 690 pixels and changed pixels by 0.5 to 1.7 levels on
+average, 6 at worst.)
 """
 
 import io
@@ -43,7 +44,8 @@ class ImageStage(Protocol):
 class TrainImages:
     """Random resized crop with torchvision's distribution (RandomResizedCrop), bicubic with antialiasing.
 
-    size: pixels of the result's side; crop_scale: the smallest share of the image's area that a crop may have.
+    size: pixels of the result's side; crop_scale: the smallest share of the image's area that a crop may
+    have.
     """
 
     uniforms = CROP_UNIFORMS
@@ -55,7 +57,9 @@ class TrainImages:
     def __call__(self, data: memoryview, uniforms: Sequence[float], out: np.ndarray) -> None:
         """Decode `data` into `out` (uint8 [size, size, 3]); raises ImageError."""
         pixels = decode_rgb(data)
-        left, top, width, height = random_resized_crop(pixels.shape[1], pixels.shape[0], uniforms, self.crop_scale)
+        left, top, width, height = random_resized_crop(
+            pixels.shape[1], pixels.shape[0], uniforms, self.crop_scale
+        )
         crop = torch.from_numpy(pixels[top : top + height, left : left + width]).permute(2, 0, 1)[None]
         resized = F.interpolate(crop, (self.size, self.size), mode="bicubic", antialias=True)
         out[:] = resized[0].permute(1, 2, 0).numpy()
@@ -97,7 +101,8 @@ def _open_rgb(data: memoryview) -> Image.Image:
 def random_resized_crop(
     width: int, height: int, uniforms: Sequence[float], crop_scale: float
 ) -> tuple[int, int, int, int]:
-    """The crop (left, top, width, height) in pixels, with the distribution of torchvision's RandomResizedCrop.
+    """The crop (left, top, width, height) in pixels, with the distribution of torchvision's
+    RandomResizedCrop.
 
     uniforms: CROP_UNIFORMS numbers in [0, 1), from which alone the crop follows.
     """

@@ -2,6 +2,7 @@
 
 import torch
 import torch.distributed as dist
+from torch.utils import deterministic
 
 from pipeline.topology import Topology
 
@@ -9,7 +10,8 @@ from pipeline.topology import Topology
 def start_processes(topology: Topology) -> torch.device:
     """Choose the device and, with several processes, join their group (nccl on GPUs, gloo on CPUs).
 
-    On a CPU deterministic algorithms are switched on: they cost little there and make equal steps equal to the bit.
+    On a CPU deterministic algorithms are switched on: they cost little there and make equal steps equal to
+    the bit.
     """
     if torch.cuda.is_available():
         device = torch.device("cuda", topology.local_rank % torch.cuda.device_count())
@@ -17,7 +19,7 @@ def start_processes(topology: Topology) -> torch.device:
     else:
         device = torch.device("cpu")
         torch.use_deterministic_algorithms(True)
-        torch.utils.deterministic.fill_uninitialized_memory = False  # only helps find bugs, and costs time
+        deterministic.fill_uninitialized_memory = False  # only helps find bugs, and costs time
     if topology.world_size > 1:
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     return device

@@ -1,8 +1,8 @@
 """Evaluate a checkpoint: image→text and text→image retrieval on a data set of shards.
 
     python -m pipeline.evaluate --data shards/test --checkpoint runs/NAME/checkpoints/latest
-    python -m pipeline.evaluate --data shards/test --checkpoint runs/NAME/checkpoints/step-00000040.pt --contact-sheet sheet.html
-    torchrun --nproc_per_node 4 -m pipeline.evaluate --data s3://bucket/pmc/test --checkpoint runs/NAME/checkpoints/latest
+    python -m pipeline.evaluate --data s3://bucket/pmc/test --checkpoint step-00000040.pt --contact-sheet sheet.html
+    torchrun --nproc_per_node 4 -m pipeline.evaluate --data shards/test --checkpoint runs/NAME/checkpoints/latest
 
 Prints a table and writes the same figures as JSON.
 """
@@ -64,14 +64,23 @@ def evaluate(config: EvaluateConfig) -> None:
     options = make_options(config.workers, config.prefetch_bytes, topology, device)
     images = EvalImages(model.config.vision_cfg.image_size)
     with evaluation_loader(
-        dataset, topology, batch_size=config.batch_size, images=images, text=TextStage(tokenizer), options=options
+        dataset,
+        topology,
+        batch_size=config.batch_size,
+        images=images,
+        text=TextStage(tokenizer),
+        options=options,
     ) as loader:
         features = compute_features(model, loader, device)
     if topology.is_main:
         metrics = evaluate_retrieval(features)
         print(f"{config.data}: {len(dataset):,} pairs; {path}: step {checkpoint.step:,}")
         print(format_table(metrics))
-        out = Path(config.out) if config.out else path.parent.parent / "evaluation" / f"{dataset.name}-{path.stem}.json"
+        out = (
+            Path(config.out)
+            if config.out
+            else path.parent.parent / "evaluation" / f"{dataset.name}-{path.stem}.json"
+        )
         report = {
             "data": config.data,
             "fingerprint": dataset.manifest.fingerprint,
@@ -91,7 +100,9 @@ def evaluate(config: EvaluateConfig) -> None:
 
 
 def load_model(checkpoint: Checkpoint, path: Path, device: torch.device) -> tuple[PMCCLIP, Tokenizer]:
-    """The model of a checkpoint with its weights, and its tokeniser; UsageError where the vocabulary is another."""
+    """The model of a checkpoint with its weights, and its tokeniser; UsageError where the vocabulary is
+    another.
+    """
     config = ModelConfig.from_dict(checkpoint.model, str(path))
     tokenizer = get_tokenizer(config)
     if tokenizer.fingerprint() != checkpoint.tokenizer:

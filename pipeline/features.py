@@ -23,7 +23,8 @@ class Features:
 
 @torch.no_grad()
 def compute_features(model: PMCCLIP, loader: Loader, device: torch.device) -> Features:
-    """Run an evaluation loader's batches through the model, and gather what all ranks computed, on every rank.
+    """Run an evaluation loader's batches through the model, and gather what all ranks computed, on every
+    rank.
 
     The model is put into evaluation mode for the while; nothing else of it changes.
     """
@@ -38,7 +39,11 @@ def compute_features(model: PMCCLIP, loader: Loader, device: torch.device) -> Fe
         texts.append(F.normalize(text, dim=-1).float().cpu())
         numbers.append(batch.numbers)
     model.train(training)
-    own = (torch.cat(images[1:] or images), torch.cat(texts[1:] or texts), np.concatenate(numbers or [np.empty(0, int)]))
+    own = (
+        torch.cat(images[1:] or images),
+        torch.cat(texts[1:] or texts),
+        np.concatenate(numbers or [np.empty(0, int)]),
+    )
     parts = [own]
     if dist.is_initialized() and dist.get_world_size() > 1:
         parts = [own] * dist.get_world_size()

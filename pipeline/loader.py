@@ -1,8 +1,9 @@
 """The loader: raw samples in, batches of pixels and tokens out, on threads of one process.
 
-A feeding thread takes samples from the stream and hands them to decoding threads, which write pixels straight into
-their place in a batch buffer; buffers are allocated once and used again. The heavy work (decoding, resizing,
-tokenising) releases the interpreter lock, so threads do what worker processes would, without pickling anything.
+A feeding thread takes samples from the stream and hands them to decoding threads, which write pixels straight
+into their place in a batch buffer; buffers are allocated once and used again. The heavy work (decoding,
+resizing, tokenising) releases the interpreter lock, so threads do what worker processes would, without
+pickling anything.
 """
 
 import queue
@@ -24,7 +25,9 @@ from shards.stream import FetchStats
 
 @dataclass
 class Batch:
-    """The samples of one step on this rank. Its tensors are valid until the batch after the next is asked for."""
+    """The samples of one step on this rank. Its tensors are valid until the batch after the next is asked
+    for.
+    """
 
     positions: np.ndarray  # int64 [B], of each sample in the stream
     epochs: np.ndarray  # int64 [B]
@@ -62,7 +65,9 @@ class LoaderStats:
 
 @dataclass
 class BadSampleLimit:
-    """How many undecodable samples a run takes: a share of the samples seen, and a number below which it never stops."""
+    """How many undecodable samples a run takes: a share of the samples seen, and a number below which it
+    never stops.
+    """
 
     share: float = 0.01
     least: int = 10
@@ -93,12 +98,13 @@ class _Pending:
 class Loader:
     """Batches of a stream, in order. Iterate once; `close` (or leave a `with`) to stop its threads.
 
-    batch_size: samples of this rank in a batch (the last one of a finite stream may be smaller). images, text: the
-    stages that make pixels and tokens (text None: no tokens). workers: decoding threads. seed: of the augmentation.
-    prefetch_batches: batches made ahead. pin_memory: allocate buffers so that copies to a GPU run on their own.
+    batch_size: samples of this rank in a batch (the last one of a finite stream may be smaller). images,
+    text: the stages that make pixels and tokens (text None: no tokens). workers: decoding threads. seed: of
+    the augmentation. prefetch_batches: batches made ahead. pin_memory: allocate buffers so that copies to a
+    GPU run on their own.
 
-    A sample whose image cannot be decoded is replaced by the stream's substitute, counted and reported through
-    `on_bad_sample`; where there is no substitute, or past `limit`, DataError is raised.
+    A sample whose image cannot be decoded is replaced by the stream's substitute, counted and reported
+    through `on_bad_sample`; where there is no substitute, or past `limit`, DataError is raised.
     """
 
     def __init__(
@@ -121,15 +127,20 @@ class Loader:
         self._limit = limit or BadSampleLimit()
         self._lock = threading.Lock()
         self._stopping = False
-        self._tasks: queue.SimpleQueue[tuple[_Pending, int, RawSample, list[float]] | None] = queue.SimpleQueue()
+        self._tasks: queue.SimpleQueue[tuple[_Pending, int, RawSample, list[float]] | None] = (
+            queue.SimpleQueue()
+        )
         self._ready: queue.SimpleQueue[_Pending | BaseException | None] = queue.SimpleQueue()
         self._free: queue.SimpleQueue[_Pending | torch.Tensor] = queue.SimpleQueue()
         shape = (batch_size, images.size, images.size, 3)
-        for _ in range(prefetch_batches + 2):  # two more: the one in the consumer's hands and the one before it
+        for _ in range(
+            prefetch_batches + 2
+        ):  # two more: the one in the consumer's hands and the one before it
             self._free.put(torch.empty(shape, dtype=torch.uint8, pin_memory=pin_memory))
         self._threads = [threading.Thread(target=self._feed, name="loader-feed", daemon=True)]
         self._threads += [
-            threading.Thread(target=self._work, name=f"loader-decode-{i}", daemon=True) for i in range(workers)
+            threading.Thread(target=self._work, name=f"loader-decode-{i}", daemon=True)
+            for i in range(workers)
         ]
         for thread in self._threads:
             thread.start()
@@ -199,7 +210,7 @@ class Loader:
             self._ready.put(None)
         except CancelledError:  # the stream was closed
             self._ready.put(None)
-        except BaseException as error:  # noqa: BLE001 (handed to the consumer, whatever it is)
+        except BaseException as error:
             self._ready.put(error)
 
     def _start_batch(self, samples: list[RawSample]) -> None:
@@ -232,7 +243,7 @@ class Loader:
                     self._make(pending, index, raw, drawn)
                 if pending.finish_one():
                     self._finish(pending)
-            except BaseException as error:  # noqa: BLE001 (handed to the consumer, whatever it is)
+            except BaseException as error:
                 pending.error = error
                 pending.done.set()
 
@@ -245,7 +256,8 @@ class Loader:
         try:
             self._images(sample.image, drawn, out)
         except ImageError as error:
-            reason = f"{raw.dataset.shard_name(raw.block)}: image of sample {sample.key} cannot be decoded ({error})"
+            shard = raw.dataset.shard_name(raw.block)
+            reason = f"{shard}: image of sample {sample.key} cannot be decoded ({error})"
             for slot in self._stream.plan.substitutes(raw.epoch, raw.block, raw.slot):
                 sample = raw.read(slot)
                 try:
@@ -272,8 +284,8 @@ class Loader:
                 self.bad_samples.append(reason)
             if self._limit.exceeded(self.stats.substituted, self.stats.samples):
                 raise DataError(
-                    f"{self.stats.substituted} of {self.stats.samples} samples could not be decoded, the last: {reason}; "
-                    f"{_REMEDY}"
+                    f"{self.stats.substituted} of {self.stats.samples} samples could not be decoded, "
+                    f"the last: {reason}; {_REMEDY}"
                 )
 
     def _finish(self, pending: _Pending) -> None:

@@ -14,13 +14,20 @@ from pipeline.trainer import StepLosses, Trainer, average_over_ranks
 
 
 class Progress:
-    """Follows a run on the main process; on the others it takes part in averaging the losses and stays silent."""
+    """Follows a run on the main process; on the others it takes part in averaging the losses and stays
+    silent.
+    """
 
     def __init__(self, loader: Loader, log: RunLog | None, topology: Topology, length: RunLength) -> None:
         self._loader, self._log, self._topology, self._length = loader, log, topology, length
         shows_bar = topology.is_main and sys.stderr.isatty()
         self._bar = tqdm(
-            initial=length.start, total=length.stop, unit="sample", unit_scale=True, disable=not shows_bar, leave=True
+            initial=length.start,
+            total=length.stop,
+            unit="sample",
+            unit_scale=True,
+            disable=not shows_bar,
+            leave=True,
         )
         self._plain = topology.is_main and not shows_bar
         self._clock, self._seen, self._waited = time.perf_counter(), length.start, 0.0
@@ -68,4 +75,8 @@ class Progress:
 
     def restart_clock(self, samples_seen: int) -> None:
         """Leave the time since the last entry (a validation, a checkpoint) out of the rates."""
-        self._clock, self._seen, self._waited = time.perf_counter(), samples_seen, self._loader.stats.consumer_wait
+        self._clock, self._seen, self._waited = (
+            time.perf_counter(),
+            samples_seen,
+            self._loader.stats.consumer_wait,
+        )

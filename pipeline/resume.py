@@ -25,29 +25,43 @@ def find_checkpoint(config: TrainConfig, folder: Path, topology: Topology) -> Pa
         return Path(config.resume)
     if found[0]:
         raise UsageError(
-            f"{folder} holds a run already (newest checkpoint {found[0].name}): go on with --resume auto, or give the "
-            "new run another --name"
+            f"{folder} holds a run already (newest checkpoint {found[0].name}): go on with --resume auto, or "
+            "give the new run another --name"
         )
     return None
 
 
 def check_same_run(
-    checkpoint: Checkpoint, path: Path, *, data: dict[str, Any], model: dict[str, Any], tokenizer: str, mlm: bool
+    checkpoint: Checkpoint,
+    path: Path,
+    *,
+    data: dict[str, Any],
+    model: dict[str, Any],
+    tokenizer: str,
+    mlm: bool,
 ) -> None:
     """Refuse a checkpoint of another data set, order, model or vocabulary, naming what differs."""
     theirs = vars(checkpoint.data)
     for field, remedy in (
-        ("fingerprint", "give the shards it was trained on as --train-data, or start a new run with another --name"),
+        (
+            "fingerprint",
+            "give the shards it was trained on as --train-data, or start a new run with another --name",
+        ),
         ("seed", f"give --seed {theirs['seed']}"),
         ("lanes", f"give --lanes {theirs['lanes']}"),
     ):
         if theirs[field] != data[field]:
-            ours, other = (f"{side['name']} ({side[field]})" if field == "fingerprint" else side[field] for side in (data, theirs))
+            ours, other = (
+                f"{side['name']} ({side[field]})" if field == "fingerprint" else side[field]
+                for side in (data, theirs)
+            )
             what = "data set" if field == "fingerprint" else field
             raise UsageError(f"{path} is of a run on another {what}: {other}, here {ours}; {remedy}")
     if checkpoint.model != model:
         differing = ", ".join(sorted(_differences(checkpoint.model, model)))
-        raise UsageError(f"{path} is of another model than --model gives (they differ in {differing}): give the same model")
+        raise UsageError(
+            f"{path} is of another model than --model gives (they differ in {differing}): give the same model"
+        )
     if checkpoint.tokenizer != tokenizer:
         raise UsageError(f"{path} was trained with another vocabulary than this model's tokeniser has")
     if checkpoint.config["mlm"] != mlm:

@@ -11,18 +11,24 @@ from shards.storage import write_atomically
 
 
 class RunLog:
-    """The main process's log of a run in `folder`; after a resume at `step`, nothing later is left from before."""
+    """The main process's log of a run in `folder`; after a resume at `step`, nothing later is left from
+    before.
+    """
 
     def __init__(self, folder: Path, step: int) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self._path = folder / "metrics.jsonl"
-        write_atomically(self._path, "".join(f"{json.dumps(e)}\n" for e in _entries(self._path, step)).encode())
+        write_atomically(
+            self._path, "".join(f"{json.dumps(e)}\n" for e in _entries(self._path, step)).encode()
+        )
         self._file = open(self._path, "a", buffering=1, encoding="utf-8")  # noqa: SIM115 (lives as long as the run)
         self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
 
     def write(self, step: int, samples_seen: int, values: dict[str, float], kind: str) -> None:
         """Add one entry of named values; `kind` is "train" or "valid"."""
-        self._file.write(json.dumps({"kind": kind, "step": step, "samples_seen": samples_seen, **values}) + "\n")
+        self._file.write(
+            json.dumps({"kind": kind, "step": step, "samples_seen": samples_seen, **values}) + "\n"
+        )
         for name, value in values.items():
             self._board.add_scalar(f"{kind}/{name}", value, step)
 

@@ -33,13 +33,21 @@ class RunLength:
 
     @classmethod
     def plan(
-        cls, *, epoch: int, global_batch: int, epochs: int | None, steps: int | None, start: int = 0, step: int = 0
+        cls,
+        *,
+        epoch: int,
+        global_batch: int,
+        epochs: int | None,
+        steps: int | None,
+        start: int = 0,
+        step: int = 0,
     ) -> Self:
-        """A run of `epochs` passes and at most `steps` optimiser steps, of which `step` were taken up to `start`.
+        """A run of `epochs` passes and at most `steps` optimiser steps, of which `step` were taken up to
+        `start`.
 
-        At least one of the two limits is given. It ends with the first batch that reaches the nearer one. The learning
-        rate falls over the epochs, so stopping early by `steps` leaves it as it would have been; over the steps where no
-        epochs are given.
+        At least one of the two limits is given. It ends with the first batch that reaches the nearer one. The
+        learning rate falls over the epochs, so stopping early by `steps` leaves it as it would have been;
+        over the steps where no epochs are given.
         """
         by_epochs = math.inf if epochs is None else epochs * epoch
         by_steps = math.inf if steps is None else start + (steps - step) * global_batch

@@ -13,7 +13,11 @@ def stage_report(loader: LoaderStats, fetch: FetchStats, seconds: float, workers
         ("decode and resize", loader.decode, f"{loader.decode / threads:.0%} of the {workers} threads' time"),
         ("tokenise", loader.text, f"{loader.text / threads:.0%} of the {workers} threads' time"),
         ("waits for fetch", fetch.waited, f"{fetch.waited / max(seconds, 1e-9):.0%} of the run"),
-        ("consumer waits", loader.consumer_wait, f"{loader.consumer_wait / max(seconds, 1e-9):.0%} of the run"),
+        (
+            "consumer waits",
+            loader.consumer_wait,
+            f"{loader.consumer_wait / max(seconds, 1e-9):.0%} of the run",
+        ),
     ]
     table = "\n".join(f"  {stage:<18}{busy:>9.2f} s   {remark}" for stage, busy, remark in rows)
     return f"{table}\n{verdict(loader, fetch, seconds)}"
@@ -25,5 +29,7 @@ def verdict(loader: LoaderStats, fetch: FetchStats, seconds: float) -> str:
     if waiting < 0.05:
         return f"the consumer waits {waiting:.0%} of the time: the loader keeps up"
     if fetch.waited > 0.3 * loader.consumer_wait:
-        return f"the consumer waits {waiting:.0%} of the time: bound by storage; raise --prefetch-bytes"
-    return f"the consumer waits {waiting:.0%} of the time: bound by decoding; more cores and --workers would help"
+        bound = "bound by storage; raise --prefetch-bytes"
+    else:
+        bound = "bound by decoding; more cores and --workers would help"
+    return f"the consumer waits {waiting:.0%} of the time: {bound}"

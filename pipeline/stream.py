@@ -1,8 +1,8 @@
 """What a training run would see, and how fast: the loader without a model.
 
     python -m pipeline.stream --data shards/train --batch-size 64
-    python -m pipeline.stream --data s3://bucket/pmc/train --batch-size 64 --batches 100 --start 1_000_000
-    torchrun --nproc_per_node 4 -m pipeline.stream --data shards/train --batch-size 64 --keys order.tsv
+    python -m pipeline.stream --data s3://bucket/pmc/train --batches 100 --start 1_000_000
+    torchrun --nproc_per_node 4 -m pipeline.stream --data shards/train --keys order.tsv
 
 RANK and WORLD_SIZE in the environment choose a rank's share; no process group is needed for that. Under torchrun the
 first process writes the keys of all of them.
@@ -65,7 +65,11 @@ def stream(config: StreamConfig) -> None:
     dataset = open_dataset(config.data)
     global_batch = config.batch_size * topology.world_size
     check_global_batch(global_batch, topology, dataset)
-    for flag, value, least in (("--start", config.start, 0), ("--lanes", config.lanes, 1), ("--workers", config.workers, 1)):
+    for flag, value, least in (
+        ("--start", config.start, 0),
+        ("--lanes", config.lanes, 1),
+        ("--workers", config.workers, 1),
+    ):
         if value is not None and value < least:
             raise UsageError(f"{flag} {value}: it must be at least {least}")
     if config.checksums and not config.keys:
@@ -141,7 +145,7 @@ def _key_lines(batch: Batch, checksums: bool) -> list[tuple[int, str]]:
         line = f"{position}\t{key}"
         if checksums:
             pixels = batch.images[index].permute(1, 2, 0).contiguous().numpy()
-            line += f"\t{zlib.crc32(pixels):08x}"
+            line += f"\t{zlib.crc32(pixels.tobytes()):08x}"
         lines.append((position, line + os.linesep))
     return lines
 

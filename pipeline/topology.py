@@ -34,7 +34,9 @@ class Topology:
         world_size = number("WORLD_SIZE", 1)
         rank = number("RANK", 0)
         if not 0 <= rank < world_size:
-            raise UsageError(f"RANK={rank} and WORLD_SIZE={world_size} in the environment contradict each other")
+            raise UsageError(
+                f"RANK={rank} and WORLD_SIZE={world_size} in the environment contradict each other"
+            )
         return Topology(rank, world_size, number("LOCAL_RANK", 0), number("LOCAL_WORLD_SIZE", 1))
 
     def default_workers(self) -> int:

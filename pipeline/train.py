@@ -1,11 +1,11 @@
 """Train PMC-CLIP on shards, on one process or many.
 
-    python -m pipeline.train --train-data shards/train --val-data shards/valid --model tiny --batch-size 32 --epochs 2 --mlm
-    torchrun --nproc_per_node 4 -m pipeline.train --train-data shards/train --model RN50_fusion4 --batch-size 128 --mlm
+    python -m pipeline.train --train-data shards/train --val-data shards/valid --model tiny --epochs 2 --mlm
+    torchrun --nproc_per_node 4 -m pipeline.train --train-data shards/train --batch-size 128 --mlm
     python -m pipeline.train ...the same flags... --resume auto
 
-A run lives in runs/NAME: config.json, metrics.jsonl, tensorboard/, checkpoints/. Killed at any moment and started
-again with the same command and `--resume auto`, it ends with the same weights, bit for bit.
+A run lives in runs/NAME: config.json, metrics.jsonl, tensorboard/, checkpoints/. Killed at any moment and
+started again with the same command and `--resume auto`, it ends with the same weights, bit for bit.
 """
 
 import json
@@ -83,7 +83,11 @@ def train(config: TrainConfig) -> None:
     model = create_model(model_config, mlm=config.mlm, pretrained_text=checkpoint is None)
     if checkpoint:
         model.load_state_dict(checkpoint.state_dict)
-    warmup = min(10_000 * global_batch, length.horizon // 10) if config.warmup is None else config.warmup * global_batch
+    warmup = (
+        min(10_000 * global_batch, length.horizon // 10)
+        if config.warmup is None
+        else config.warmup * global_batch
+    )
     schedule = CosineSchedule(config.lr, warmup, length.horizon)
     trainer = Trainer(
         model,
@@ -142,7 +146,12 @@ def train(config: TrainConfig) -> None:
             return
         trainer.synchronise_buffers()
         with evaluation_loader(
-            valid, topology, batch_size=64, images=EvalImages(image_size), text=TextStage(tokenizer), options=options
+            valid,
+            topology,
+            batch_size=64,
+            images=EvalImages(image_size),
+            text=TextStage(tokenizer),
+            options=options,
         ) as batches:
             metrics = evaluate_retrieval(compute_features(model, batches, device))
         if log:
@@ -171,13 +180,16 @@ def train(config: TrainConfig) -> None:
         dist.destroy_process_group()
 
 
-def _summary(folder: Path, model: PMCCLIP, length: RunLength, topology: Topology, device: torch.device) -> str:
+def _summary(
+    folder: Path, model: PMCCLIP, length: RunLength, topology: Topology, device: torch.device
+) -> str:
     """The run in one line, before it begins."""
     parameters = sum(parameter.numel() for parameter in model.parameters())
     steps = (length.stop - length.start) // length.global_batch
     return (
         f"{folder}: {parameters / 1e6:.1f} M parameters on {topology.world_size} × {device.type}; "
-        f"{length.global_batch // topology.world_size} × {topology.world_size} = {length.global_batch} samples a step; "
+        f"{length.global_batch // topology.world_size} × {topology.world_size} = {length.global_batch} samples "
+        f"a step; "
         f"{steps:,} steps, {(length.stop - length.start) / length.epoch:.1f} epochs to go"
     )
 

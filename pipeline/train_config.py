@@ -25,7 +25,8 @@ class TrainConfig:
     global_batch_size: int | None = None
     """Samples in a batch of all processes together, in place of --batch-size."""
     epochs: int | None = None
-    """Passes over the training data (10 unless --steps is given); the learning rate falls to zero over them."""
+    """Passes over the training data (10 unless --steps is given); the learning rate falls to zero over them.
+    """
     steps: int | None = None
     """Stop after this many optimiser steps; without --epochs, the learning rate falls to zero over these."""
     lr: float = 1e-4
@@ -71,16 +72,28 @@ class TrainConfig:
 
     def check(self) -> None:
         """Raise UsageError where values are out of range or contradict each other."""
-        least = {"batch_size": 1, "global_batch_size": 1, "epochs": 1, "steps": 1, "warmup": 0, "lanes": 1, "workers": 1}
+        least = {
+            "batch_size": 1,
+            "global_batch_size": 1,
+            "epochs": 1,
+            "steps": 1,
+            "warmup": 0,
+            "lanes": 1,
+            "workers": 1,
+        }
         least |= {"val_frequency": 1, "save_every": 1, "log_every": 1, "prefetch_bytes": 0}
         for name, bound in least.items():
             value = getattr(self, name)
             if value is not None and value < bound:
                 raise UsageError(f"--{name.replace('_', '-')} {value}: it must be at least {bound}")
         if self.batch_size and self.global_batch_size:
-            raise UsageError("--batch-size and --global-batch-size say the same thing twice: give one of them")
+            raise UsageError(
+                "--batch-size and --global-batch-size say the same thing twice: give one of them"
+            )
         for name in ("mask_ratio", "crop_scale"):
             if not 0 < getattr(self, name) <= 1:
-                raise UsageError(f"--{name.replace('_', '-')} {getattr(self, name)}: it must lie above 0 and at most at 1")
+                raise UsageError(
+                    f"--{name.replace('_', '-')} {getattr(self, name)}: it must lie above 0 and at most at 1"
+                )
         if self.lr <= 0:
             raise UsageError(f"--lr {self.lr}: it must be above 0")

@@ -39,7 +39,9 @@ class StepLosses:
     mlm: torch.Tensor | None
 
 
-def decay_groups(named_parameters: Iterable[tuple[str, nn.Parameter]], weight_decay: float) -> list[dict[str, object]]:
+def decay_groups(
+    named_parameters: Iterable[tuple[str, nn.Parameter]], weight_decay: float
+) -> list[dict[str, object]]:
     """AdamW's groups as open_clip makes them: weights decay; gains, biases and scalars do not."""
     trained = [parameter for _, parameter in named_parameters if parameter.requires_grad]
     return [
@@ -51,8 +53,8 @@ def decay_groups(named_parameters: Iterable[tuple[str, nn.Parameter]], weight_de
 class Trainer:
     """Trains a model on batches, on one process or, under a process group, on all of them together.
 
-    The randomness of a step (dropout) is seeded from (seed, samples seen, rank) before it, so a run can go on from any
-    step without generator states. The same step on the same number of processes gives the same bits.
+    The randomness of a step (dropout) is seeded from (seed, samples seen, rank) before it, so a run can go on
+    from any step without generator states. The same step on the same number of processes gives the same bits.
     """
 
     def __init__(
@@ -70,7 +72,13 @@ class Trainer:
         self.model = model.to(device).train()
         self.step = 0
         self.samples_seen = 0
-        self._schedule, self._topology, self._device, self._bf16, self._seed = schedule, topology, device, bf16, seed
+        self._schedule, self._topology, self._device, self._bf16, self._seed = (
+            schedule,
+            topology,
+            device,
+            bf16,
+            seed,
+        )
         self._tokenizer = tokenizer
         self.optimizer = torch.optim.AdamW(
             decay_groups(model.named_parameters(), optimizer.weight_decay),
@@ -98,7 +106,9 @@ class Trainer:
     def train_step(self, batch: Batch, global_batch: int) -> StepLosses:
         """Forward, backward and update on this rank's part of a global batch."""
         assert batch.tokens is not None
-        torch.manual_seed(int(derive(self._seed, self.samples_seen, self._topology.rank, Purpose.DROPOUT)) >> 1)
+        torch.manual_seed(
+            int(derive(self._seed, self.samples_seen, self._topology.rank, Purpose.DROPOUT)) >> 1
+        )
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate
         losses = self._losses(
@@ -133,9 +143,9 @@ class Trainer:
     def _settle_buckets(self) -> None:
         """Let DDP choose its gradient buckets for good, before the first real step.
 
-        DDP regroups them after the first backward pass, and from three ranks on another grouping sums gradients in
-        another order. One pass over a made-up batch, whose gradients and statistics are thrown away, puts a fresh
-        process and a resumed one into the same state.
+        DDP regroups them after the first backward pass, and from three ranks on another grouping sums
+        gradients in another order. One pass over a made-up batch, whose gradients and statistics are thrown
+        away, puts a fresh process and a resumed one into the same state.
         """
         kept = [buffer.clone() for buffer in self.model.buffers()]
         size = self.model.config.vision_cfg.image_size

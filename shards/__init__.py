@@ -1,10 +1,11 @@
-"""The storage format: tar shards with a manifest and an index, the exact order of samples, and their fetching.
+"""The storage format: tar shards with a manifest and an index, the exact order of samples, and their
+fetching.
 
-    dataset = shards.open_dataset("shards/train")
-    order = shards.Order(dataset.blocks.samples, seed=0)
-    with shards.SampleStream(dataset, shards.TrainingPlan(order, rank=0, world_size=4, start=1_000)) as stream:
-        for raw in stream:
-            print(raw.position, raw.read().key)
+dataset = shards.open_dataset("shards/train")
+order = shards.Order(dataset.blocks.samples, seed=0)
+with shards.SampleStream(dataset, shards.TrainingPlan(order, rank=0, world_size=4, start=1_000)) as stream:
+    for raw in stream:
+        print(raw.position, raw.read().key)
 """
 
 from shards.dataset import Dataset, Sample, open_dataset

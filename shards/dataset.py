@@ -29,7 +29,9 @@ class Dataset:
     Every method may be called from several threads at once.
     """
 
-    def __init__(self, folder: Folder, manifest: Manifest, lengths: np.ndarray, checksums: np.ndarray) -> None:
+    def __init__(
+        self, folder: Folder, manifest: Manifest, lengths: np.ndarray, checksums: np.ndarray
+    ) -> None:
         self.folder = folder
         self.manifest = manifest
         self.lengths = lengths  # uint32 [samples]
@@ -64,8 +66,8 @@ class Dataset:
             ) from None
         if len(data) != length:
             raise DataError(
-                f"{self.folder.locate(name)}: block at byte {offset:,} is cut short (expected {length:,} bytes, got "
-                f"{len(data):,}): the shard is truncated; {_REMEDY}"
+                f"{self.folder.locate(name)}: block at byte {offset:,} is cut short (expected {length:,} bytes, "
+                f"got {len(data):,}): the shard is truncated; {_REMEDY}"
             )
         return memoryview(data)
 
@@ -83,7 +85,9 @@ class Dataset:
             int(self.blocks.offset[block]), ","
         )
         if checksum(own) != self.checksums[number]:
-            raise DataError(f"{place} is not what was written (wrong checksum): the shard was altered; {_REMEDY}")
+            raise DataError(
+                f"{place} is not what was written (wrong checksum): the shard was altered; {_REMEDY}"
+            )
         try:
             found = [(*split_name(name), content) for name, content in members(own)]
         except DataError as error:
@@ -103,14 +107,16 @@ _REMEDY = "run the command that wrote the shards again, or fetch this shard agai
 def open_dataset(address: str) -> Dataset:
     """Open the data set in a folder (local path or fsspec address).
 
-    Raises UsageError where there is none, DataError where its manifest, index or checksums do not fit together.
+    Raises UsageError where there is none, DataError where its manifest, index or checksums do not fit
+    together.
     """
     folder = Folder(address)
     try:
         manifest = Manifest.from_json(folder.read(MANIFEST), folder.locate(MANIFEST))
     except FileNotFoundError:
         raise UsageError(
-            f"{address}: no data set here (no {MANIFEST}); make one with 'python -m pipeline.shard --csv … --out {address}'"
+            f"{address}: no data set here (no {MANIFEST}); make one with "
+            f"'python -m pipeline.shard --csv … --out {address}'"
         ) from None
     tables = []
     for name in (INDEX, CHECKSUMS):
@@ -118,7 +124,9 @@ def open_dataset(address: str) -> Dataset:
             content = folder.read(name)
         except FileNotFoundError as error:
             raise DataError(f"{error}; {_REMEDY}") from None
-        if len(content) != 4 * manifest.samples or (name == INDEX and sha256(content) != manifest.index_sha256):
+        if len(content) != 4 * manifest.samples or (
+            name == INDEX and sha256(content) != manifest.index_sha256
+        ):
             raise DataError(f"{folder.locate(name)}: damaged, or not of this manifest; {_REMEDY}")
         tables.append(np.frombuffer(content, "<u4"))
     return Dataset(folder, manifest, *tables)

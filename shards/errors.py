@@ -1,4 +1,6 @@
-"""The two kinds of trouble a user is told about: what was asked is wrong, or what was asked could not be done."""
+"""The two kinds of trouble a user is told about: what was asked is wrong, or what was asked could not be
+done.
+"""
 
 
 class DataError(Exception):

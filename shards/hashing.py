@@ -1,8 +1,8 @@
 """The keyed integer hash from which every permutation and every random number of a run is drawn.
 
-numpy's and torch's generators may change their streams between versions; this must never change, since the order of
-samples follows from it. The mixing function is the finaliser of SplitMix64 (Steele, Lea and Flood, "Fast splittable
-pseudorandom number generators", 2014); a golden vector in the tests pins it.
+numpy's and torch's generators may change their streams between versions; this must never change, since the
+order of samples follows from it. The mixing function is the finaliser of SplitMix64 (Steele, Lea and Flood,
+"Fast splittable pseudorandom number generators", 2014); a golden vector in the tests pins it.
 """
 
 from enum import IntEnum
@@ -36,13 +36,19 @@ def derive(*words: "int | np.ndarray") -> np.ndarray:
     key = np.zeros((), np.uint64)
     with np.errstate(over="ignore"):
         for word in words:
-            word64 = np.asarray(word).astype(np.uint64) if isinstance(word, np.ndarray) else np.uint64(word & _MASK)
+            word64 = (
+                np.asarray(word).astype(np.uint64)
+                if isinstance(word, np.ndarray)
+                else np.uint64(word & _MASK)
+            )
             key = _finalise((key ^ word64) + np.uint64(GOLDEN))
     return key
 
 
 def draw(keys: np.ndarray, count: int) -> np.ndarray:
-    """The first `count` 64-bit numbers of each key's stream: uint64 [..., count]. They differ from one another."""
+    """The first `count` 64-bit numbers of each key's stream: uint64 [..., count]. They differ from one
+    another.
+    """
     steps = np.arange(1, count + 1, dtype=np.uint64)
     with np.errstate(over="ignore"):
         return _finalise(np.asarray(keys, np.uint64)[..., None] + steps * np.uint64(GOLDEN))

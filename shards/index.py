@@ -1,9 +1,10 @@
 """The index of a data set: the byte length of every sample, and the blocks that follow from it.
 
-A block is the unit of input: one ranged read brings it whole. The rule that cuts shards into blocks is part of the
-order of samples, so it must never change for a format version.
+A block is the unit of input: one ranged read brings it whole. The rule that cuts shards into blocks is part
+of the order of samples, so it must never change for a format version.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,19 +30,21 @@ class Blocks:
 
 
 def cut_blocks(lengths: np.ndarray, shard_samples: np.ndarray) -> Blocks:
-    """Cut each shard into blocks: runs of whole samples of at most 64 samples and 4 MiB, as equal as possible.
+    """Cut each shard into blocks: runs of whole samples of at most 64 samples and 4 MiB, as equal as
+    possible.
 
     lengths: uint32 [samples], bytes of every sample; shard_samples: int64 [shards], samples of every shard.
 
-    A shard gets as few blocks as those limits allow; among the cuts into that many, the one whose fullest block is
-    least full (fullness: samples/64 or bytes/4 MiB, whichever is more), filled from the left. A sample of more than
-    4 MiB is a block of its own.
+    A shard gets as few blocks as those limits allow; among the cuts into that many, the one whose fullest
+    block is least full (fullness: samples/64 or bytes/4 MiB, whichever is more), filled from the left. A
+    sample of more than 4 MiB is a block of its own.
     """
     shard_samples = np.asarray(shard_samples, np.int64)
     shard_ends = np.cumsum(shard_samples)
     ends = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])  # byte position before each sample
     large = np.flatnonzero(np.asarray(lengths) > BLOCK_BYTES)
-    # A segment is a run without large samples inside one shard, or a large sample; blocks never cross segments.
+    # A segment is a run without large samples inside one shard, or a large sample; blocks never cross
+    # segments.
     edges = np.unique(np.concatenate([[0], shard_ends, large, large + 1]))
     edges = edges[edges <= len(lengths)]
     starts, stops = edges[:-1], edges[1:]
@@ -66,7 +69,9 @@ def cut_blocks(lengths: np.ndarray, shard_samples: np.ndarray) -> Blocks:
 
 
 def _next_cut(first: np.ndarray, stops: np.ndarray, ends: np.ndarray, fill: np.ndarray) -> np.ndarray:
-    """Where a block that begins at sample `first` and may hold `fill` ends; every block takes at least one sample."""
+    """Where a block that begins at sample `first` and may hold `fill` ends; every block takes at least one
+    sample.
+    """
     by_bytes = np.searchsorted(ends, ends[first] + fill, side="right") - 1
     by_count = first + fill // _BYTES_PER_SLOT
     return np.minimum(np.maximum(np.minimum(by_bytes, by_count), first + 1), stops)
@@ -89,7 +94,8 @@ def _count(
     return count
 
 
-def _cuts(starts: np.ndarray, stops: np.ndarray, ends: np.ndarray, fill: np.ndarray):  # noqa: ANN202
+def _cuts(starts: np.ndarray, stops: np.ndarray, ends: np.ndarray, fill: np.ndarray) -> Iterator[np.ndarray]:
+    """The first samples of the first blocks of all segments, then of the second ones, and so on."""
     first = starts
     while len(first):
         yield first

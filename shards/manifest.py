@@ -1,8 +1,9 @@
-"""The manifest: what a data set is made of, and the fingerprint that says whether two of them give the same order.
+"""The manifest: what a data set is made of, and the fingerprint that says whether two of them give the same
+order.
 
-Beside the shards lie `manifest.json` (this), `index.bin` (uint32 little-endian: the byte length of every sample, in
-order) and `checksums.bin` (uint32 little-endian: the low half of every sample's XXH3-64, so that a changed byte is
-noticed when it is read, not when a model has learned from it).
+Beside the shards lie `manifest.json` (this), `index.bin` (uint32 little-endian: the byte length of every
+sample, in order) and `checksums.bin` (uint32 little-endian: the low half of every sample's XXH3-64, so that a
+changed byte is noticed when it is read, not when a model has learned from it).
 """
 
 import hashlib
@@ -46,7 +47,7 @@ class Manifest:
         return sum(shard.samples for shard in self.shards)
 
     @property
-    def bytes(self) -> int:
+    def total_bytes(self) -> int:
         """Bytes of all shards."""
         return sum(shard.bytes for shard in self.shards)
 
@@ -64,7 +65,7 @@ class Manifest:
             "format_version": FORMAT_VERSION,
             "order_version": ORDER_VERSION,
             "samples": self.samples,
-            "bytes": self.bytes,
+            "bytes": self.total_bytes,
             "fingerprint": self.fingerprint,
             **asdict(self),
         }
@@ -72,14 +73,16 @@ class Manifest:
 
     @staticmethod
     def from_json(text: bytes, address: str) -> "Manifest":
-        """Read `manifest.json`; DataError, naming `address`, where it is damaged or of a version this code lacks."""
+        """Read `manifest.json`; DataError, naming `address`, where it is damaged or of a version this code
+        lacks.
+        """
         try:
             content = json.loads(text)
             versions = content["format_version"], content["order_version"]
             if versions != (FORMAT_VERSION, ORDER_VERSION):
                 raise DataError(
-                    f"{address}: format and order version {versions[0]}.{versions[1]}; this software reads "
-                    f"{FORMAT_VERSION}.{ORDER_VERSION}: install the version that wrote it, or shard the data again"
+                    f"{address}: format and order version {versions[0]}.{versions[1]}; this software "
+                    f"reads {FORMAT_VERSION}.{ORDER_VERSION}: install the version that wrote it, or shard the data again"
                 )
             manifest = Manifest(
                 shards=tuple(ShardRecord(**shard) for shard in content["shards"]),
@@ -89,9 +92,13 @@ class Manifest:
                 made_by=content["made_by"],
             )
             if manifest.fingerprint != content["fingerprint"]:
-                raise DataError(f"{address}: the manifest was altered (its fingerprint does not fit its contents)")
+                raise DataError(
+                    f"{address}: the manifest was altered (its fingerprint does not fit its contents)"
+                )
         except (ValueError, KeyError, TypeError) as error:
-            raise DataError(f"{address}: not a manifest, or a damaged one ({type(error).__name__}: {error})") from error
+            raise DataError(
+                f"{address}: not a manifest, or a damaged one ({type(error).__name__}: {error})"
+            ) from error
         return manifest
 
 

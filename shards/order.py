@@ -1,8 +1,9 @@
 """The order of samples: a pure function of (block sizes, seed, lanes, position), by arithmetic alone.
 
-Training consumes one endless stream; `position` counts the samples seen by all ranks together. In each epoch the blocks
-are permuted and laid end to end to a line; the line is cut into as many pieces as there are lanes; the stream takes one
-sample from each lane in turn. Rank `r` of `W` takes the positions with `position % W == r`. No file is touched here.
+Training consumes one endless stream; `position` counts the samples seen by all ranks together. In each epoch
+the blocks are permuted and laid end to end to a line; the line is cut into as many pieces as there are lanes;
+the stream takes one sample from each lane in turn. Rank `r` of `W` takes the positions with `position % W ==
+r`. No file is touched here.
 """
 
 import math
@@ -28,7 +29,9 @@ class Places:
 
 @dataclass(frozen=True)
 class Visits:
-    """A rank's stays of a lane in a block, in order of first use: the block, and the positions first and last used."""
+    """A rank's stays of a lane in a block, in order of first use: the block, and the positions first and last
+    used.
+    """
 
     block: np.ndarray
     first: np.ndarray
@@ -70,7 +73,9 @@ class Order:
         return _Epoch(blocks, block_starts, piece_starts, piece_lane, lane_start)
 
     def slots(self, epoch: "int | np.ndarray", blocks: np.ndarray) -> np.ndarray:
-        """The permutation inside each block: int64 [len(blocks), largest count]; past a block's count, no meaning."""
+        """The permutation inside each block: int64 [len(blocks), largest count]; past a block's count, no
+        meaning.
+        """
         counts = self.block_samples[blocks]
         values = draw(derive(self.seed, epoch, blocks, Purpose.WITHIN_BLOCK), int(counts.max(initial=1)))
         values[np.arange(values.shape[1]) >= counts[:, None]] = np.iinfo(np.uint64).max
@@ -91,8 +96,8 @@ class Order:
         return Places(epochs, block, slot)
 
     def substitutes(self, epoch: int, block: int, slot: int) -> list[int]:
-        """The slots that may stand in for one that cannot be decoded: from half a block further in the block's
-        permutation on, each of the block's other slots once.
+        """The slots that may stand in for one that cannot be decoded: from half a block further in the
+        block's permutation on, each of the block's other slots once.
         """
         count = int(self.block_samples[block])
         around = self.slots(epoch, np.array([block]))[0, :count].tolist()
@@ -112,7 +117,8 @@ class Order:
         first = cuts - line.piece_starts[piece]
         last = stops - line.piece_starts[piece] - 1
         first = np.maximum(first, -((base - start) // self.lanes))  # base + first * lanes >= start
-        # Of a lane's samples a rank takes those with (base + p * lanes) % world_size == rank: every period-th p, if any.
+        # Of a lane's samples a rank takes those with (base + p * lanes) % world_size == rank: every period-th
+        # p, if any.
         divisor = math.gcd(self.lanes, world_size)
         period = world_size // divisor
         inverse = pow(self.lanes // divisor, -1, period)
@@ -154,10 +160,16 @@ class TrainingPlan:
         position = self.start + (self.rank - self.start) % self.world_size
         while self.stop is None or position < self.stop:
             stop = position + chunk * self.world_size
-            positions = np.arange(position, stop if self.stop is None else min(stop, self.stop), self.world_size)
+            positions = np.arange(
+                position, stop if self.stop is None else min(stop, self.stop), self.world_size
+            )
             places = self.order.at(positions)
             yield from zip(
-                positions.tolist(), places.epoch.tolist(), places.block.tolist(), places.slot.tolist(), strict=True
+                positions.tolist(),
+                places.epoch.tolist(),
+                places.block.tolist(),
+                places.slot.tolist(),
+                strict=True,
             )
             position = int(positions[-1]) + self.world_size
 
@@ -185,7 +197,9 @@ class TrainingPlan:
 
 @dataclass(frozen=True)
 class EvaluationPlan:
-    """What one rank reads in evaluation: samples `[rank·N/W, (rank + 1)·N/W)` in manifest order, each exactly once."""
+    """What one rank reads in evaluation: samples `[rank·N/W, (rank + 1)·N/W)` in manifest order, each exactly
+    once.
+    """
 
     block_samples: np.ndarray
     rank: int = 0

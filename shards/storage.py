@@ -1,4 +1,6 @@
-"""Folders on local disk or at any fsspec address (`s3://`, …): whole files, ranges, and writes that are all or nothing."""
+"""Folders on local disk or at any fsspec address (`s3://`, …): whole files, ranges, and writes that are all
+or nothing.
+"""
 
 import os
 import posixpath
@@ -44,7 +46,9 @@ class Folder:
     @property
     def name(self) -> str:
         """The folder's own name: the last part of its address."""
-        return posixpath.basename(posixpath.normpath(self.address if self.remote else os.path.abspath(self._root)))
+        return posixpath.basename(
+            posixpath.normpath(self.address if self.remote else os.path.abspath(self._root))
+        )
 
     def _path(self, name: str) -> str:
         return posixpath.join(self._root, name)
@@ -76,7 +80,9 @@ class Folder:
             raise self._failed(f"reading bytes {start:,} to {start + length:,}", name, error) from error
 
     def write(self, name: str, data: "bytes | memoryview") -> None:
-        """Write a file that appears under its name only when it is whole (temporary name and rename; one upload)."""
+        """Write a file that appears under its name only when it is whole (temporary name and rename; one
+        upload).
+        """
         try:
             if self.remote:
                 self._fs.pipe_file(self._path(name), bytes(data))
@@ -88,7 +94,9 @@ class Folder:
     def exists(self, name: str) -> bool:
         """Whether there is such a file."""
         try:
-            return bool(self._fs.exists(self._path(name))) if self.remote else os.path.exists(self._path(name))
+            return (
+                bool(self._fs.exists(self._path(name))) if self.remote else os.path.exists(self._path(name))
+            )
         except Exception as error:
             raise self._failed("looking", name, error) from error
 

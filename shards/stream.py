@@ -1,7 +1,7 @@
 """Fetching: the blocks a plan will need, read ahead in order of first use, handed on sample by sample.
 
-Two limits hold memory: the blocks in use (the window: one block for each lane the rank reads), and those fetched ahead
-of their first use (`prefetch_bytes`). Lanes that are in the same block share it.
+Two limits hold memory: the blocks in use (the window: one block for each lane the rank reads), and those
+fetched ahead of their first use (`prefetch_bytes`). Lanes that are in the same block share it.
 """
 
 import heapq
@@ -48,7 +48,9 @@ class RawSample:
         return int(self.dataset.blocks.first_sample[self.block]) + self.slot
 
     def read(self, slot: int | None = None) -> Sample:
-        """The sample's members (or those of another slot of its block), checked and parsed on the calling thread."""
+        """The sample's members (or those of another slot of its block), checked and parsed on the calling
+        thread.
+        """
         return self.dataset.sample(self.block, self.slot if slot is None else slot, self.data)
 
 
@@ -71,7 +73,9 @@ class FetchStats:
 
 
 class SampleStream:
-    """The samples of a plan, in order. Iterate once; `close` (or leave a `with`) to stop the fetching threads."""
+    """The samples of a plan, in order. Iterate once; `close` (or leave a `with`) to stop the fetching
+    threads.
+    """
 
     def __init__(
         self,
@@ -116,7 +120,9 @@ class SampleStream:
         """Start every fetch that the limit allows, and at least those that `position` needs."""
         while self._upcoming:
             block, first, last = self._upcoming
-            if first > position + len(self.dataset):  # a small data set lies in memory whole: no need to look further
+            if first > position + len(
+                self.dataset
+            ):  # a small data set lies in memory whole: no need to look further
                 return
             live = self._live.get(block)
             if live:

@@ -1,7 +1,7 @@
 """WebDataset tars: the members of one sample out, and the samples of a run of bytes in.
 
-Writing goes through the standard library's `tarfile` headers with every field that could vary fixed, so equal samples
-give equal bytes. Reading parses headers in memory: no file object, no seeking, no copy of the data.
+Writing goes through the standard library's `tarfile` headers with every field that could vary fixed, so equal
+samples give equal bytes. Reading parses headers in memory: no file object, no seeking, no copy of the data.
 """
 
 import tarfile
@@ -15,7 +15,9 @@ _REGULAR = b"0\0"
 
 
 def pack_sample(key: str, members: "dict[str, bytes]") -> bytes:
-    """One sample's tar bytes: a header and padded data for each member, named `key.extension`, in the order given."""
+    """One sample's tar bytes: a header and padded data for each member, named `key.extension`, in the order
+    given.
+    """
     parts = []
     for extension, data in members.items():
         header = tarfile.TarInfo(f"{key}.{extension}")
@@ -35,7 +37,8 @@ def split_name(name: str) -> tuple[str, str]:
 def members(data: memoryview) -> Iterator[tuple[str, memoryview]]:
     """The (name, content) of every regular file in a run of whole tar records, without copying the content.
 
-    Long names are understood in both forms (PAX and GNU). Raises DataError where the bytes are not tar records.
+    Long names are understood in both forms (PAX and GNU). Raises DataError where the bytes are not tar
+    records.
     """
     position, long_name = 0, None
     while position + RECORD <= len(data):

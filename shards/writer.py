@@ -38,7 +38,8 @@ def checksum(sample: "bytes | memoryview") -> int:
 def write_shard(folder: Folder, name: str, samples: Iterable[tuple[str, dict[str, bytes]]]) -> WrittenShard:
     """Write one shard; it appears under its name only when it is whole.
 
-    samples: (key, members by extension) in the order they are to have. Equal samples give byte-identical shards.
+    samples: (key, members by extension) in the order they are to have. Equal samples give byte-identical
+    shards.
     """
     data, lengths, checksums = bytearray(), [], []
     for key, members in samples:

@@ -9,7 +9,14 @@ import torch
 from PIL import Image
 from torchvision.transforms import RandomResizedCrop
 
-from pipeline.decode import CROP_UNIFORMS, EvalImages, ImageError, TrainImages, decode_rgb, random_resized_crop
+from pipeline.decode import (
+    CROP_UNIFORMS,
+    EvalImages,
+    ImageError,
+    TrainImages,
+    decode_rgb,
+    random_resized_crop,
+)
 from pmc_clip.transforms import center_crop, to_rgb
 
 SIZE = 224
@@ -30,7 +37,9 @@ def test_training_pixels_agree_with_a_full_decode_and_pillows_bicubic(shared):
         TrainImages(SIZE)(memoryview(data), uniforms, out)
         image = to_rgb(Image.open(io.BytesIO(data)))
         left, top, width, height = random_resized_crop(*image.size, uniforms, 0.9)
-        crop = image.crop((left, top, left + width, top + height)).resize((SIZE, SIZE), Image.Resampling.BICUBIC)
+        crop = image.crop((left, top, left + width, top + height)).resize(
+            (SIZE, SIZE), Image.Resampling.BICUBIC
+        )
         differences.append(np.abs(out.astype(int) - np.asarray(crop).astype(int)).mean())
     assert len(differences) == 277
     assert np.mean(differences) < 0.05
@@ -51,7 +60,9 @@ def test_crops_have_torchvisions_distribution(width, height):
     torch.manual_seed(0)
     image = torch.empty(3, height, width)
     theirs = np.array([RandomResizedCrop.get_params(image, (0.5, 1.0), (3 / 4, 4 / 3)) for _ in range(4000)])
-    ours = np.array([random_resized_crop(width, height, u, 0.5) for u in draw(4000).tolist()])[:, [1, 0, 3, 2]]
+    ours = np.array([random_resized_crop(width, height, u, 0.5) for u in draw(4000).tolist()])[
+        :, [1, 0, 3, 2]
+    ]
     spread = theirs.std(axis=0)
     assert np.abs(ours.mean(axis=0) - theirs.mean(axis=0)).max() <= 0.1 * spread.max() + 0.5
     assert np.abs(ours.std(axis=0) - spread).max() <= 0.1 * spread.max() + 0.5

@@ -35,7 +35,9 @@ def test_steps_stop_early_without_changing_the_schedule():
 def test_a_resumed_run_ends_where_the_whole_one_ends(steps, done, batch):
     whole = RunLength.plan(epoch=50, global_batch=batch, epochs=None, steps=steps)
     done = min(done, steps)
-    resumed = RunLength.plan(epoch=50, global_batch=batch, epochs=None, steps=steps, start=done * batch, step=done)
+    resumed = RunLength.plan(
+        epoch=50, global_batch=batch, epochs=None, steps=steps, start=done * batch, step=done
+    )
     assert (resumed.stop, resumed.horizon) == (whole.stop, whole.horizon)
 
 

@@ -6,12 +6,24 @@ import numpy as np
 import pytest
 import webdataset as wds
 
-from shards import DataError, Folder, Order, SampleStream, TrainingPlan, UsageError, open_dataset, write_manifest
-from shards import write_shard
+from shards import (
+    DataError,
+    Folder,
+    Order,
+    SampleStream,
+    TrainingPlan,
+    UsageError,
+    open_dataset,
+    write_manifest,
+    write_shard,
+)
 
 
 def content(number: int) -> dict[str, bytes]:
-    return {"jpg": bytes([number % 251]) * (700 + 97 * (number % 13)), "txt": f"caption {number} – α".encode()}
+    return {
+        "jpg": bytes([number % 251]) * (700 + 97 * (number % 13)),
+        "txt": f"caption {number} – α".encode(),
+    }
 
 
 @pytest.fixture
@@ -66,7 +78,9 @@ def test_reading_ahead_is_bounded(address):
     with SampleStream(dataset, TrainingPlan(order), prefetch_bytes=largest) as stream:
         for index, _ in enumerate(stream):
             held = sum(live.bytes for live in stream._live.values())
-            assert held <= 3 * largest  # the block in use, its neighbour at a lane's end, and what is read ahead
+            assert (
+                held <= 3 * largest
+            )  # the block in use, its neighbour at a lane's end, and what is read ahead
             if index == 400:
                 break
 
@@ -91,7 +105,9 @@ def test_one_changed_byte_is_noticed(address):
 
 def test_missing_shard_is_named(address):
     Folder(address).delete("data-000001.tar")
-    with pytest.raises(DataError, match=r"data-000001\.tar: the manifest lists this shard, but it is not there"):
+    with pytest.raises(
+        DataError, match=r"data-000001\.tar: the manifest lists this shard, but it is not there"
+    ):
         open_dataset(address).read_sample(80)
 
 

@@ -9,18 +9,22 @@ from shards.index import BLOCK_BYTES, BLOCK_SAMPLES, cut_blocks
 
 KIB = 1024
 lengths_of_shards = st.lists(
-    st.lists(st.integers(1, 6 * 1024).map(lambda kib: kib * KIB), min_size=1, max_size=150), min_size=1, max_size=4
+    st.lists(st.integers(1, 6 * 1024).map(lambda kib: kib * KIB), min_size=1, max_size=150),
+    min_size=1,
+    max_size=4,
 )
 
 
 def cut(shards: list[list[int]]):
-    return cut_blocks(np.array(sum(shards, []), np.uint32), np.array([len(s) for s in shards]))
+    return cut_blocks(
+        np.array([n for shard in shards for n in shard], np.uint32), np.array([len(s) for s in shards])
+    )
 
 
 @given(lengths_of_shards)
 def test_blocks_hold_every_sample_once_within_the_limits(shards):
     blocks = cut(shards)
-    lengths = np.array(sum(shards, []))
+    lengths = np.array([n for shard in shards for n in shard])
     ends = np.concatenate([[0], np.cumsum(lengths)])
     shard_of = np.repeat(np.arange(len(shards)), [len(s) for s in shards])
     shard_start = np.concatenate([[0], np.cumsum([sum(s) for s in shards])])
@@ -58,7 +62,13 @@ def test_blocks_are_as_few_as_the_limits_allow_and_the_fullest_is_least_full(len
 
 @pytest.mark.parametrize(
     ("count", "kib", "sizes"),
-    [(1000, 2, [63] * 15 + [55]), (128, 2, [64, 64]), (129, 2, [43, 43, 43]), (80, 100, [40, 40]), (1, 9000, [1])],
+    [
+        (1000, 2, [63] * 15 + [55]),
+        (128, 2, [64, 64]),
+        (129, 2, [43, 43, 43]),
+        (80, 100, [40, 40]),
+        (1, 9000, [1]),
+    ],
 )
 def test_examples(count, kib, sizes):
     assert cut([[kib * KIB] * count]).samples.tolist() == sizes

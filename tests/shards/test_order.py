@@ -13,7 +13,10 @@ from shards.index import cut_blocks
 
 block_sizes = st.lists(st.integers(1, 64), min_size=1, max_size=40)
 orders = st.builds(
-    Order, block_sizes.map(np.array), seed=st.integers(0, 2**63 - 1), lanes=st.sampled_from([1, 2, 3, 7, 16, 384])
+    Order,
+    block_sizes.map(np.array),
+    seed=st.integers(0, 2**63 - 1),
+    lanes=st.sampled_from([1, 2, 3, 7, 16, 384]),
 )
 
 
@@ -61,7 +64,10 @@ def test_epochs_and_seeds_give_different_orders(order):
 @given(orders, st.integers(1, 9), st.integers(0, 4000), st.integers(1, 500))
 def test_ranks_share_the_positions_among_them_equally_and_completely(order, world_size, start, count):
     count = -(-count // world_size) * world_size
-    taken = [list(TrainingPlan(order, r, world_size, start, start + count).places(chunk=7)) for r in range(world_size)]
+    taken = [
+        list(TrainingPlan(order, r, world_size, start, start + count).places(chunk=7))
+        for r in range(world_size)
+    ]
     assert {len(part) for part in taken} == {count // world_size}
     together = sorted(place for part in taken for place in part)
     alone = list(TrainingPlan(order, 0, 1, start, start + count).places())
@@ -101,7 +107,9 @@ def test_visits_cover_all_places_in_order_of_first_use(order, world_size, start,
 
 @given(orders, st.integers(0, 3))
 def test_neighbours_in_the_stream_come_from_different_lanes(order, epoch):
-    """Each run of V samples takes one from every lane; lane lengths differ by one at most, the first ones the longer."""
+    """Each run of V samples takes one from every lane; lane lengths differ by one at most, the first ones the
+    longer.
+    """
     base = epoch * order.samples
     lengths = [len(range(lane, order.samples, order.lanes)) for lane in range(order.lanes)]
     assert max(lengths) - min(lengths) <= 1
@@ -194,7 +202,9 @@ def test_evaluation_reads_every_sample_once_in_manifest_order(sizes, world_size)
             assert any(b == block and first <= position <= last for b, first, last in visited)
 
 
-@pytest.mark.parametrize(("batch", "world_size", "nearest"), [(64, 3, 63), (10, 4, 8), (1, 4, 4), (128, 64, 128)])
+@pytest.mark.parametrize(
+    ("batch", "world_size", "nearest"), [(64, 3, 63), (10, 4, 8), (1, 4, 4), (128, 64, 128)]
+)
 def test_nearest_batch_divides(batch, world_size, nearest):
     assert nearest_batch(batch, world_size) == nearest
 

@@ -15,7 +15,9 @@ def read(data: bytes) -> list[tuple[str, bytes]]:
     return [(name, bytes(content)) for name, content in members(memoryview(data))]
 
 
-@given(st.dictionaries(st.sampled_from(["jpg", "txt", "json", "seg.png"]), st.binary(max_size=2000), min_size=1))
+@given(
+    st.dictionaries(st.sampled_from(["jpg", "txt", "json", "seg.png"]), st.binary(max_size=2000), min_size=1)
+)
 def test_what_is_packed_is_read_by_us_and_by_tarfile(content):
     data = pack_sample("000000007", content)
     expected = [(f"000000007.{extension}", value) for extension, value in content.items()]
@@ -27,7 +29,11 @@ def test_what_is_packed_is_read_by_us_and_by_tarfile(content):
 
 @pytest.mark.parametrize("format", [tarfile.GNU_FORMAT, tarfile.PAX_FORMAT, tarfile.USTAR_FORMAT])
 def test_foreign_tars_with_long_names_and_folders_are_read(format):
-    name = "/".join(["a" * 40] * 4) + "/é.jpg" if format != tarfile.USTAR_FORMAT else "a" * 90 + "/" + "b" * 90 + ".jpg"
+    name = (
+        "/".join(["a" * 40] * 4) + "/é.jpg"
+        if format != tarfile.USTAR_FORMAT
+        else "a" * 90 + "/" + "b" * 90 + ".jpg"
+    )
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w", format=format) as tar:
         folder = tarfile.TarInfo("a" * 40)
