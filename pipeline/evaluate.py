@@ -19,8 +19,8 @@ from pipeline.cli import main
 from pipeline.data import evaluation_loader, make_options
 from pipeline.decode import EvalImages
 from pipeline.device import start_processes
-from pipeline.features import compute_features, evaluate_retrieval
-from pipeline.retrieval import format_table
+from pipeline.features import compute_features
+from pipeline.retrieval import retrieval_metrics
 from pipeline.retrieval_sheet import write_retrieval_sheet
 from pipeline.run_log import say
 from pipeline.text import TextStage
@@ -73,9 +73,9 @@ def evaluate(config: EvaluateConfig) -> None:
     ) as loader:
         features = compute_features(model, loader, device)
     if topology.is_main:
-        metrics = evaluate_retrieval(features)
+        metrics = retrieval_metrics(features.image, features.text)
         print(f"{config.data}: {len(dataset):,} pairs; {path}: step {checkpoint.step:,}")
-        print(format_table(metrics))
+        print(metrics.table())
         out = (
             Path(config.out)
             if config.out

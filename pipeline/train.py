@@ -27,9 +27,10 @@ from pipeline.data import (
 )
 from pipeline.decode import EvalImages, TrainImages
 from pipeline.device import start_processes
-from pipeline.features import compute_features, evaluate_retrieval
+from pipeline.features import compute_features
 from pipeline.progress import Progress
 from pipeline.resume import check_same_run, choose_global_batch, find_checkpoint
+from pipeline.retrieval import retrieval_metrics
 from pipeline.run_log import RunLog, say
 from pipeline.schedule import CosineSchedule, RunLength
 from pipeline.text import TextStage
@@ -153,8 +154,9 @@ def train(config: TrainConfig) -> None:
             text=TextStage(tokenizer),
             options=options,
         ) as batches:
-            metrics = evaluate_retrieval(compute_features(model, batches, device))
+            features = compute_features(model, batches, device)
         if log:
+            metrics = retrieval_metrics(features.image, features.text)
             log.write(trainer.step, trainer.samples_seen, metrics.to_dict(), "valid")
             say(f"validation after step {trainer.step:,}: {metrics.line()}")
 

@@ -1,0 +1,122 @@
+"""Packing rows into one shard, in a worker process: read, check, write, and say what became of every row."""
+
+import json
+import multiprocessing
+import os
+import signal
+import threading
+from collections import Counter
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+
+from pipeline.images import ImageFolder, Rejected, verified_extension
+from pipeline.table import Row, SpooledTable
+from shards import Folder, ShardRecord, WrittenShard, write_shard
+from shards.hashing import Purpose, derive, permutation
+
+
+@dataclass(frozen=True)
+class PackingPlan:
+    """Which row goes to which slot of which shard: a pure function of these three numbers."""
+
+    rows: int
+    seed: int
+    samples_per_shard: int
+
+    def __len__(self) -> int:
+        return -(-self.rows // self.samples_per_shard)
+
+    def order(self) -> np.ndarray:
+        """The row in each slot: int64 [rows]."""
+        return permutation(derive(self.seed, Purpose.ROWS), self.rows)
+
+    def slots(self, shard: int) -> range:
+        """The slots of a shard; a sample's key is its slot, so keys grow and rejected rows leave gaps."""
+        return range(shard * self.samples_per_shard, min((shard + 1) * self.samples_per_shard, self.rows))
+
+
+@dataclass(frozen=True)
+class RejectedRow:
+    """A row that did not become a sample, and why."""
+
+    row: int
+    image: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class PackedShard:
+    """What became of one shard's rows; kept beside the shard until the manifest is written."""
+
+    written: WrittenShard
+    rejected: list[RejectedRow]
+    formats: dict[str, int] = field(default_factory=dict)
+
+    def to_json(self) -> bytes:
+        """As the text of a part file."""
+        return json.dumps(asdict(self)).encode()
+
+    @staticmethod
+    def from_json(text: bytes) -> "PackedShard":
+        """The inverse of `to_json`."""
+        content: dict[str, Any] = json.loads(text)
+        rejected = [RejectedRow(**row) for row in content["rejected"]]
+        return PackedShard(WrittenShard.from_dict(content["written"]), rejected, content["formats"])
+
+
+def part_name(shard_name: str) -> str:
+    """The file that describes a finished shard until the manifest does."""
+    return shard_name.removesuffix(".tar") + ".part.json"
+
+
+def pack_shard(
+    table: SpooledTable, images: ImageFolder, out: Folder, name: str, slots: range, rows: np.ndarray
+) -> PackedShard:
+    """Write the shard `name` from `rows` (int64, one row for each slot), then its part file."""
+    rejected: list[RejectedRow] = []
+    formats: Counter[str] = Counter()
+    samples: list[tuple[str, dict[str, bytes]]] = []
+    for slot, row in zip(slots, table.rows(rows), strict=True):
+        try:
+            extension, members = _members(row, images)
+        except Rejected as reason:
+            rejected.append(RejectedRow(row.number, row.image, str(reason)))
+            continue
+        formats[extension] += 1
+        samples.append((f"{slot:09d}", members))
+    written = write_shard(out, name, samples) if samples else WrittenShard(ShardRecord(name, 0, 0, ""), [], [])
+    packed = PackedShard(written, rejected, dict(sorted(formats.items())))
+    out.write(part_name(name), packed.to_json())
+    return packed
+
+
+def _members(row: Row, images: ImageFolder) -> tuple[str, dict[str, bytes]]:
+    """The image's extension and the members of a row's sample; Rejected where it cannot be one."""
+    if not row.caption.strip():
+        raise Rejected("empty caption")
+    if not row.image.strip():
+        raise Rejected("empty image name")
+    data = images.read(row.image)
+    extension = verified_extension(data)
+    described = {"image": row.image, "row": row.number}
+    described |= {f"table.{k}" if k in described else k: value for k, value in row.other.items()}
+    return extension, {
+        extension: data,
+        "txt": row.caption.encode(),
+        "json": json.dumps(described, ensure_ascii=False).encode(),
+    }
+
+
+def prepare_worker() -> None:
+    """Run first in a worker process: leave interrupts to the parent, and end when it ends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def end_with_parent() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=end_with_parent, daemon=True).start()
