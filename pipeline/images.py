@@ -10,7 +10,15 @@ from PIL import Image, UnidentifiedImageError
 from shards import UsageError
 
 # Extension by true format: what is in the file decides, not what its name says.
-EXTENSIONS = {"JPEG": "jpg", "PNG": "png", "GIF": "gif", "WEBP": "webp", "TIFF": "tif", "BMP": "bmp", "MPO": "jpg"}
+EXTENSIONS = {
+    "JPEG": "jpg",
+    "PNG": "png",
+    "GIF": "gif",
+    "WEBP": "webp",
+    "TIFF": "tif",
+    "BMP": "bmp",
+    "MPO": "jpg",
+}
 
 
 class Rejected(Exception):

@@ -86,7 +86,9 @@ def pack_shard(
             continue
         formats[extension] += 1
         samples.append((f"{slot:09d}", members))
-    written = write_shard(out, name, samples) if samples else WrittenShard(ShardRecord(name, 0, 0, ""), [], [])
+    written = (
+        write_shard(out, name, samples) if samples else WrittenShard(ShardRecord(name, 0, 0, ""), [], [])
+    )
     packed = PackedShard(written, rejected, dict(sorted(formats.items())))
     out.write(part_name(name), packed.to_json())
     return packed

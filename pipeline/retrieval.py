@@ -30,7 +30,9 @@ def retrieval_ranks(queries: torch.Tensor, targets: torch.Tensor, tile: int = TI
     return 1 + greater + (equal - 1) / 2
 
 
-def top_matches(queries: torch.Tensor, targets: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:
+def top_matches(
+    queries: torch.Tensor, targets: torch.Tensor, count: int
+) -> tuple[torch.Tensor, torch.Tensor]:
     """The `count` best targets of each query: (scores [Q, count], indices [Q, count])."""
     scores = queries @ targets.T
     return torch.topk(scores, min(count, len(targets)), dim=1)

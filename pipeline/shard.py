@@ -9,10 +9,8 @@ not be taken. Image bytes are kept as they are. Interrupted, the same command go
 
 import csv
 import io
-import json
 import multiprocessing
 import os
-import re
 import sys
 import tempfile
 import time
@@ -31,19 +29,10 @@ from tqdm import tqdm
 
 from pipeline.cli import main
 from pipeline.images import ImageFolder, choose_image_folder
-from pipeline.packing import (
-    PackedShard,
-    PackingPlan,
-    RejectedRow,
-    pack_shard,
-    part_name,
-    prepare_worker,
-)
+from pipeline.packing import PackedShard, PackingPlan, RejectedRow, pack_shard, part_name, prepare_worker
+from pipeline.shard_folder import REJECTED, delete_parts, prepare_folder
 from pipeline.table import SpooledTable, TableFormat, spool_table
 from shards import DataError, Folder, Manifest, UsageError, write_manifest
-from shards.manifest import CHECKSUMS, INDEX, MANIFEST
-
-PLAN, REJECTED = "plan.json", "rejected.csv"
 
 
 @dataclass(frozen=True)
@@ -91,7 +80,7 @@ def shard(config: ShardConfig) -> None:
         table = spool_table(path, TableFormat(config.image_key, config.caption_key, separator), Path(scratch))
         plan = PackingPlan(len(table), config.seed, config.samples_per_shard)
         identity = _identity(config, table, plan)
-        if not _prepare(out, identity, config.overwrite):
+        if not prepare_folder(out, identity, overwrite=config.overwrite):
             print(f"{out.address}: this data set is complete; nothing to do")
             return
         first_names = [row.image for row in table.rows(np.arange(min(100, len(table))))]
@@ -116,62 +105,6 @@ def _identity(config: ShardConfig, table: SpooledTable, plan: PackingPlan) -> di
     }
 
 
-def _prepare(out: Folder, identity: dict[str, Any], overwrite: bool) -> bool:
-    """Make the output folder ready for this job; False where the job is done already.
-
-    Raises UsageError where the folder holds another data set.
-    """
-    names = out.names()
-    if overwrite:
-        for name in _ours(out, names):
-            out.delete(name)
-        names = []
-    theirs = None
-    if MANIFEST in names:
-        theirs = Manifest.from_json(out.read(MANIFEST), out.locate(MANIFEST)).made_by
-    elif PLAN in names:
-        theirs = json.loads(out.read(PLAN))
-    elif tars := [name for name in names if name.endswith(".tar")]:
-        theirs = {"files": f"{len(tars)} tar files that are not of this job, such as {tars[0]}"}
-    if theirs is not None and theirs != identity:
-        differing = [
-            f"{key} {theirs.get(key, 'none')} there, {identity.get(key, 'none')} here"
-            for key in {**theirs, **identity}
-            if theirs.get(key) != identity.get(key)
-        ]
-        raise UsageError(
-            f"{out.address} holds another data set ({'; '.join(differing)}): choose another --out, or replace it "
-            "with --overwrite"
-        )
-    _delete_leftovers(out)
-    if MANIFEST in names:
-        _delete_parts(out)
-        return False
-    if PLAN not in names:
-        out.write(PLAN, json.dumps(identity).encode())
-    return True
-
-
-def _ours(out: Folder, names: list[str]) -> list[str]:
-    """The files of a folder that this command writes, the manifest first: without it there is no data set."""
-    shard = re.compile(re.escape(out.name) + r"-\d{6,}\.(tar|part\.json)")
-    fixed = (MANIFEST, INDEX, CHECKSUMS, PLAN, REJECTED)
-    return [n for n in fixed if n in names] + [n for n in names if shard.fullmatch(n)]
-
-
-def _delete_leftovers(out: Folder) -> None:
-    """Remove the temporary files of a run that was killed while writing."""
-    for name in out.names():
-        if name.startswith(".") and name.endswith(".tmp"):
-            out.delete(name)
-
-
-def _delete_parts(out: Folder) -> None:
-    for name in out.names():
-        if name.endswith(".part.json") or name == PLAN:
-            out.delete(name)
-
-
 def _pack_all(
     table: SpooledTable, images: ImageFolder, out: Folder, plan: PackingPlan, workers: int
 ) -> list[PackedShard]:
@@ -192,7 +125,13 @@ def _pack_all(
     ):
         numbers = {
             pool.submit(
-                pack_shard, table, images, out, names[number], plan.slots(number), order[list(plan.slots(number))]
+                pack_shard,
+                table,
+                images,
+                out,
+                names[number],
+                plan.slots(number),
+                order[list(plan.slots(number))],
             ): number
             for number in missing
         }
@@ -217,19 +156,21 @@ def _pool(workers: int) -> ProcessPoolExecutor:
     return ProcessPoolExecutor(workers, mp_context=context, initializer=prepare_worker)
 
 
-def _finish(out: Folder, packed: list[PackedShard], identity: dict[str, Any], images: ImageFolder) -> Manifest:
+def _finish(
+    out: Folder, packed: list[PackedShard], identity: dict[str, Any], images: ImageFolder
+) -> Manifest:
     """Write rejected.csv and the manifest, and remove what only an unfinished job needs."""
     rejected = sorted((row for shard in packed for row in shard.rejected), key=lambda row: row.row)
     out.write(REJECTED, _rejected_csv(rejected))
     if not any(shard.written.record.samples for shard in packed):
-        _delete_parts(out)
+        delete_parts(out)
         reason, count = Counter(row.reason for row in rejected).most_common(1)[0]
         raise DataError(
             f"all {len(rejected):,} rows were rejected, {count:,} of them because: {reason}; images were looked for "
             f"in {images.root}; every row and its reason is in {out.locate(REJECTED)}"
         )
     manifest = write_manifest(out, [shard.written for shard in packed], identity)
-    _delete_parts(out)
+    delete_parts(out)
     return manifest
 
 

@@ -13,7 +13,7 @@ from typing import BinaryIO
 import numpy as np
 import pandas as pd
 
-from shards import UsageError
+from shards import DataError, UsageError
 
 CHUNK_ROWS = 20_000
 
@@ -64,16 +64,24 @@ def spool_table(path: Path, table: TableFormat, folder: Path) -> SpooledTable:
     """
     spooled = SpooledTable(folder / "rows.jsonl", folder / "offsets.bin")
     offset = 0
-    with open(spooled.spool, "wb") as rows, open(spooled.offsets, "wb") as offsets:
-        for chunk in _chunks(path, table):
-            offset = _spool_chunk(chunk, table, rows, offsets, offset)
-        offsets.write(np.uint64(offset).tobytes())
+    try:
+        with open(spooled.spool, "wb") as rows, open(spooled.offsets, "wb") as offsets:
+            for chunk in _chunks(path, table):
+                offset = _spool_chunk(chunk, table, rows, offsets, offset)
+            offsets.write(np.uint64(offset).tobytes())
+    except OSError as error:
+        raise DataError(
+            f"{path} could not be copied to the temporary folder {folder}: {error}; if that disk is full, set "
+            "TMPDIR to a folder on another"
+        ) from error
     if not len(spooled):
         raise UsageError(f"{path}: the table has no rows")
     return spooled
 
 
-def _spool_chunk(chunk: pd.DataFrame, table: TableFormat, rows: BinaryIO, offsets: BinaryIO, offset: int) -> int:
+def _spool_chunk(
+    chunk: pd.DataFrame, table: TableFormat, rows: BinaryIO, offsets: BinaryIO, offset: int
+) -> int:
     """Append a chunk's rows; the offset after them."""
     images, captions = chunk[table.image_key], chunk[table.caption_key]
     others = chunk.drop(columns=[table.image_key, table.caption_key]).to_dict("records")

@@ -1,16 +1,23 @@
 """Builders and fixtures that several test files share."""
 
 import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import s3fs
 from hypothesis import settings
 
 # The same examples in every run; how long one takes depends on the machine, so there is no deadline.
 settings.register_profile("deterministic", derandomize=True, deadline=None, max_examples=60)
 settings.load_profile("deterministic")
 
-SHARED = Path(__file__).resolve().parents[2] / "shared"
+PROJECT = Path(__file__).resolve().parents[1]
+SHARED = PROJECT.parent / "shared"
 
 
 @pytest.fixture(scope="session")
@@ -22,3 +29,85 @@ def shared() -> Path:
             pytest.fail(message)
         pytest.skip(message)
     return SHARED
+
+
+@pytest.fixture
+def run(tmp_path):
+    """Run a command of the project as a user would: `run("shard", "--csv", path)`; in `tmp_path`, output captured."""
+
+    def run_command(
+        command: str, *arguments: object, processes: int = 1, timeout: float = 240, **environment: str
+    ):
+        launcher = [sys.executable, "-m"]
+        if processes > 1:
+            # "--" keeps torchrun from reading our flags as abbreviations of its own
+            launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+            launcher += ["--nproc_per_node", str(processes), "-m", "--"]
+        return subprocess.run(
+            [*launcher, f"pipeline.{command}", *map(str, arguments)],
+            cwd=tmp_path,
+            env=command_environment(**environment),
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
+        )
+
+    return run_command
+
+
+def command_environment(**changes: str) -> dict[str, str]:
+    """The environment in which tests run commands: one arithmetic thread each, as torchrun has it."""
+    return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(PROJECT), **changes}
+
+
+@pytest.fixture(scope="session")
+def sample_shards(shared, tmp_path_factory) -> Path:
+    """The real sample, sharded: folders `train` (225 samples in 3 shards), `valid` and `test` (26 each)."""
+    folder = tmp_path_factory.mktemp("sample_shards")
+    for split in ("train", "valid", "test"):
+        arguments = ["--csv", shared / "pmc_sample" / f"{split}.csv", "--out", folder / split]
+        subprocess.run(
+            [sys.executable, "-m", "pipeline.shard", *map(str, arguments), "--samples-per-shard", "100"],
+            env=command_environment(),
+            check=True,
+            capture_output=True,
+        )
+    return folder
+
+
+@pytest.fixture(scope="session")
+def s3(tmp_path_factory) -> Iterator[str]:
+    """The address of an empty bucket on a real S3 server process on this machine; commands reach it by environment."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    log = open(tmp_path_factory.mktemp("s3") / "server.log", "w")  # noqa: SIM115
+    server = subprocess.Popen(
+        [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)], stdout=log, stderr=log
+    )
+    endpoint = f"http://127.0.0.1:{port}"
+    settings = {
+        "AWS_ENDPOINT_URL": endpoint,
+        "AWS_ACCESS_KEY_ID": "test",
+        "AWS_SECRET_ACCESS_KEY": "test",
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }
+    with pytest.MonkeyPatch.context() as environment:
+        for name, value in settings.items():
+            environment.setenv(name, value)
+        try:
+            deadline = time.monotonic() + 30
+            while True:
+                try:
+                    s3fs.S3FileSystem(skip_instance_cache=True).mkdir("bucket")
+                    break
+                except Exception:
+                    if time.monotonic() > deadline or server.poll() is not None:
+                        raise
+                    time.sleep(0.2)
+            yield "s3://bucket"
+        finally:
+            server.kill()
+            server.wait()
+            log.close()

@@ -3,8 +3,10 @@
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
 import pmc_clip
+from pmc_clip.image_tower import AttentionPool
 
 
 @pytest.fixture
@@ -117,7 +119,36 @@ def test_a_batch_of_one_trains(tiny, batch):
     loss = _loss(tiny, images, tokens, labels)
     loss.backward()
     assert torch.isfinite(loss)
-    assert tiny.encode_image(images, normalize=True).norm() == pytest.approx(1, abs=1e-5)
+    assert tiny.encode_image(images, normalize=True).norm().item() == pytest.approx(1, abs=1e-5)
+
+
+def test_attention_pool_is_the_first_row_of_full_attention():
+    torch.manual_seed(0)
+    pool = AttentionPool(side=3, channels=32, heads=4, out_dim=6)
+    for projection in (pool.q_proj, pool.k_proj, pool.v_proj):  # scores and biases that matter
+        torch.nn.init.normal_(projection.weight, std=0.5)
+        torch.nn.init.normal_(projection.bias)
+    x = torch.randn(2, 32, 3, 3)
+    positions = x.flatten(2).permute(2, 0, 1)
+    positions = torch.cat([positions.mean(0, keepdim=True), positions]) + pool.positional_embedding[:, None]
+    full, _ = F.multi_head_attention_forward(
+        positions, positions, positions, 32, 4,
+        in_proj_weight=None,
+        in_proj_bias=torch.cat([pool.q_proj.bias, pool.k_proj.bias, pool.v_proj.bias]),
+        bias_k=None, bias_v=None, add_zero_attn=False, dropout_p=0,
+        out_proj_weight=pool.c_proj.weight, out_proj_bias=pool.c_proj.bias,
+        use_separate_proj_weight=True,
+        q_proj_weight=pool.q_proj.weight, k_proj_weight=pool.k_proj.weight, v_proj_weight=pool.v_proj.weight,
+    )  # fmt: skip
+    found = pool(x)
+    torch.testing.assert_close(found, full[0])
+    weights = [parameter for name, parameter in pool.named_parameters() if name != "k_proj.bias"]
+    for own, whole in zip(
+        torch.autograd.grad(found.square().sum(), weights, retain_graph=True),
+        torch.autograd.grad(full[0].square().sum(), weights),
+        strict=True,
+    ):
+        torch.testing.assert_close(own, whole, rtol=1e-4, atol=1e-4)
 
 
 def test_wrong_shapes_are_named(tiny, batch):

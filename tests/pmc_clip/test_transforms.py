@@ -77,8 +77,8 @@ def test_transparency_lies_on_white():
 
 
 def test_sixteen_bits_scale_to_eight():
-    ramp = np.array([[0, 257, 32896, 65535]], dtype=np.uint16)
-    expected = [0, 1, 128, 255]
+    ramp = np.array([[0, 200, 257, 32896, 65535]], dtype=np.uint16)
+    expected = [0, 1, 1, 128, 255]
     for image in (Image.fromarray(ramp), Image.fromarray(ramp.astype(np.int32))):
         assert image.mode.startswith("I")
         assert np.asarray(pmc_clip.to_rgb(image))[0, :, 0].tolist() == expected
