@@ -91,7 +91,6 @@ def decode_rgb(data: memoryview) -> np.ndarray:
 def _open_rgb(data: memoryview) -> Image.Image:
     try:
         with Image.open(io.BytesIO(data)) as image:
-            image.load()
             return to_rgb(image)
     # Pillow raises these and no others for input it cannot take (a broken PNG chunk is a SyntaxError there).
     except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:

@@ -93,7 +93,7 @@ def evaluate(config: EvaluateConfig) -> None:
         write_atomically(out, json.dumps(report, indent=1).encode())
         say(f"figures: {out}")
         if config.contact_sheet:
-            write_retrieval_sheet(Path(config.contact_sheet), dataset, features)
+            write_retrieval_sheet(Path(config.contact_sheet), dataset, features, metrics)
             say(f"contact sheet: {config.contact_sheet}")
     if topology.world_size > 1:
         dist.destroy_process_group()

@@ -18,6 +18,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
     clip it to white. Pillow raises ValueError for modes that have no conversion.
     """
     if image.mode == "RGB" and not image.has_transparency_data:
+        image.load()  # the result must outlive the file that the picture may still be tied to
         return image
     if image.has_transparency_data:
         image = image.convert("RGBA")

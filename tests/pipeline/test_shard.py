@@ -280,7 +280,9 @@ def test_full_disk_is_said_and_what_was_finished_stays(run, small, tmp_path):
     assert done.returncode == 1, done.stderr
     assert f"{tmp_path / 'out'}/out-000000.tar: writing failed" in done.stderr
     assert "Traceback" not in done.stderr
-    subprocess.run(["bash", "-c", command.replace("ulimit -f 8;", "")], cwd=Path(__file__).parents[2], check=True)
+    subprocess.run(
+        ["bash", "-c", command.replace("ulimit -f 8;", "")], cwd=Path(__file__).parents[2], check=True
+    )
     assert not [name for name in files(tmp_path / "out") if name.endswith((".tmp", ".part.json"))]
 
 

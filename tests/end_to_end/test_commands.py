@@ -1,0 +1,230 @@
+"""The main path on real figures, and what its commands say of bad input."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from shards import Folder
+
+
+@pytest.fixture(scope="module")
+def trained(sample_shards, tmp_path_factory):
+    """A short run on the real sample: its folder."""
+    import subprocess
+    import sys
+
+    logs = tmp_path_factory.mktemp("runs")
+    flags = [
+        "--train-data",
+        sample_shards / "train",
+        "--val-data",
+        sample_shards / "valid",
+        "--model",
+        "tiny",
+        "--mlm",
+    ]
+    flags += [
+        "--batch-size",
+        32,
+        "--epochs",
+        1,
+        "--lr",
+        1e-3,
+        "--logs",
+        logs,
+        "--name",
+        "short",
+        "--log-every",
+        2,
+    ]
+    subprocess.run([sys.executable, "-m", "pipeline.train", *map(str, flags)], check=True)
+    return logs / "short"
+
+
+def test_a_run_leaves_what_is_promised(trained):
+    names = {path.name for path in trained.iterdir()}
+    assert names == {"config.json", "metrics.jsonl", "tensorboard", "checkpoints"}
+    assert {path.name for path in (trained / "checkpoints").iterdir()} == {"step-00000008.pt", "latest"}
+    assert (trained / "checkpoints" / "latest").read_text() == "step-00000008.pt\n"
+    config = json.loads((trained / "config.json").read_text())
+    assert (config["lr"], config["global_batch_size"], config["model"]) == (1e-3, 32, "tiny")
+    checkpoint = torch.load(trained / "checkpoints" / "step-00000008.pt", weights_only=True)
+    assert not [name for name in checkpoint["state_dict"] if name.startswith("module.")]
+    assert checkpoint["samples_seen"] == 256
+    entries = [json.loads(line) for line in (trained / "metrics.jsonl").read_text().splitlines()]
+    assert [entry["step"] for entry in entries if entry["kind"] == "train"] == [2, 4, 6, 8]
+    assert entries[-1]["kind"] == "valid"
+    assert 0 <= entries[-1]["image_to_text_recall_at_10"] <= 1
+    board = EventAccumulator(str(trained / "tensorboard"))
+    board.Reload()
+    assert [event.step for event in board.Scalars("train/loss")] == [2, 4, 6, 8]
+    assert {"train/mlm_loss", "train/learning_rate", "valid/image_to_text_recall_at_10"} <= set(
+        board.Tags()["scalars"]
+    )
+
+
+def test_loss_falls(trained):
+    losses = [json.loads(line) for line in (trained / "metrics.jsonl").read_text().splitlines()]
+    losses = [entry["loss"] for entry in losses if entry["kind"] == "train"]
+    assert losses[-1] < losses[0]
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_evaluation_gives_the_figures_of_the_last_validation(
+    run, trained, sample_shards, tmp_path, processes
+):
+    flags = ["--data", sample_shards / "valid", "--checkpoint", trained / "checkpoints" / "latest"]
+    out = tmp_path / "figures.json"
+    done = run(
+        "evaluate", *flags, "--out", out, "--contact-sheet", tmp_path / "sheet.html", processes=processes
+    )
+    assert done.returncode == 0, done.stderr
+    assert "R@10" in done.stdout
+    assert "chance" in done.stdout
+    figures = json.loads(out.read_text())
+    assert figures["pairs"] == 26
+    validation = json.loads((trained / "metrics.jsonl").read_text().splitlines()[-1])
+    for name, value in validation.items():
+        if name not in ("kind", "step", "samples_seen"):
+            assert figures[name] == pytest.approx(value, abs=1e-6), name
+    assert "<html" in (tmp_path / "sheet.html").read_text()
+
+
+def test_the_whole_job_runs_over_s3(run, sample_shards, tmp_path, s3):
+    for split in ("train", "valid"):
+        source, target = Folder(sample_shards / split), Folder(f"{s3}/whole/{split}")
+        for name in source.names():
+            target.write(name, source.read(name))
+    local = run(
+        "stream", "--data", sample_shards / "train", "--keys", "a.tsv", "--checksums", "--batch-size", 25
+    )
+    remote = run(
+        "stream", "--data", f"{s3}/whole/train", "--keys", "b.tsv", "--checksums", "--batch-size", 25
+    )
+    assert (local.returncode, remote.returncode) == (0, 0), remote.stderr
+    assert "samples/s" in remote.stdout
+    assert (tmp_path / "a.tsv").read_text() == (tmp_path / "b.tsv").read_text()
+    data = ["--train-data", f"{s3}/whole/train", "--val-data", f"{s3}/whole/valid"]
+    done = run("train", *data, "--model", "tiny", "--batch-size", 16, "--steps", 2, "--name", "s3")
+    assert done.returncode == 0, done.stderr
+    evaluated = run("evaluate", "--data", f"{s3}/whole/valid", "--checkpoint", "runs/s3/checkpoints/latest")
+    assert evaluated.returncode == 0, evaluated.stderr
+    assert (tmp_path / "runs" / "s3" / "evaluation" / "valid-step-00000002.json").exists()
+
+
+def fail(done, code: int, message: str) -> None:
+    assert (done.returncode, message in done.stderr, "Traceback" in done.stderr) == (code, True, False), (
+        done.stderr
+    )
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--model", "RN5O"], "RN5O"),
+        (["--batch-size", "0"], "--batch-size 0: it must be at least 1"),
+        (["--batch-size", "8", "--global-batch-size", "8"], "say the same thing twice"),
+        (["--batch-size", "300"], "fewer than the global batch of 300"),
+        (["--mask-ratio", "1.5"], "--mask-ratio 1.5"),
+        (["--lr", "0"], "--lr 0.0: it must be above 0"),
+        (["--resume", "nothing.pt"], "nothing.pt: no such checkpoint"),
+        (["--val-data", "nowhere"], "nowhere: no data set here"),
+        (["--learning-rate", "1"], "Unrecognized"),
+    ],
+)
+def test_train_refuses_what_cannot_be(run, sample_shards, flags, message):
+    fail(
+        run("train", "--train-data", sample_shards / "train", "--model", "tiny", "--steps", 1, *flags),
+        2,
+        message,
+    )
+
+
+def test_unknown_model_names_the_known_ones(run, sample_shards):
+    done = run("train", "--train-data", sample_shards / "train", "--model", "huge")
+    fail(done, 2, "tiny")
+    assert "RN50_fusion4" in done.stderr
+
+
+def test_batch_that_processes_cannot_share_names_the_nearest(run, sample_shards):
+    flags = ["--train-data", sample_shards / "train", "--model", "tiny", "--global-batch-size", 32]
+    done = run("train", *flags, processes=3)
+    assert done.returncode != 0
+    assert "the nearest that can is --global-batch-size 33" in done.stderr
+
+
+def test_a_second_run_under_one_name_needs_resume(run, trained, sample_shards):
+    flags = ["--train-data", sample_shards / "train", "--model", "tiny", "--mlm", "--name", "short"]
+    fail(run("train", *flags, "--logs", trained.parent), 2, "holds a run already")
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--train-data", "{valid}"], "is of a run on another data set"),
+        (["--seed", "9"], "give --seed 0"),
+        (["--lanes", "10"], "give --lanes 384"),
+        (["--model", "small"], "is of another model"),
+        (["--no-mlm"], "was trained with --mlm"),
+    ],
+)
+def test_checkpoint_of_another_run_is_refused(run, trained, sample_shards, flags, message):
+    own = {
+        "--train-data": str(sample_shards / "train"),
+        "--model": "tiny",
+        "--resume": str(trained / "checkpoints/latest"),
+    }
+    mlm = ["--mlm"] if flags != ["--no-mlm"] else []
+    if mlm:
+        own[flags[0]] = flags[1].format(valid=sample_shards / "valid")
+    arguments = [part for pair in own.items() for part in pair]
+    fail(run("train", *arguments, *mlm, "--batch-size", 16, "--steps", 9), 2, message)
+
+
+@pytest.mark.parametrize("damage", ["cut", "text", "other"])
+def test_damaged_checkpoint_is_said(run, trained, sample_shards, tmp_path, damage):
+    path = tmp_path / "c.pt"
+    whole = (trained / "checkpoints" / "step-00000008.pt").read_bytes()
+    if damage == "other":
+        torch.save({"weights": torch.zeros(3)}, path)
+    else:
+        path.write_bytes(whole[: len(whole) // 3] if damage == "cut" else b"not a checkpoint")
+    done = run("evaluate", "--data", sample_shards / "valid", "--checkpoint", path)
+    fail(done, 2 if damage == "other" else 1, f"{path}: not a checkpoint")
+
+
+def test_truncated_shard_stops_training_with_its_name(run, sample_shards, tmp_path):
+    shutil.copytree(sample_shards / "train", tmp_path / "cut")
+    shard = tmp_path / "cut" / "train-000001.tar"
+    shard.write_bytes(shard.read_bytes()[:3_000_000])
+    done = run("train", "--train-data", "cut", "--model", "tiny", "--batch-size", 32, "--epochs", 1)
+    fail(done, 1, "train-000001.tar: block at byte")
+    assert "the shard is truncated" in done.stderr
+
+
+def test_altered_shard_stops_the_stream_with_its_name(run, sample_shards, tmp_path):
+    shutil.copytree(sample_shards / "train", tmp_path / "bad")
+    shard = tmp_path / "bad" / "train-000002.tar"
+    content = bytearray(shard.read_bytes())
+    content[len(content) // 2] ^= 0xFF
+    shard.write_bytes(content)
+    fail(run("stream", "--data", "bad"), 1, "the shard was altered")
+
+
+def test_stream_refuses_what_cannot_be(run, sample_shards, monkeypatch):
+    data = ["--data", sample_shards / "train"]
+    fail(run("stream", "--data", "nowhere"), 2, "nowhere: no data set here")
+    fail(run("stream", *data, "--start", "-1"), 2, "--start -1")
+    fail(run("stream", *data, "--checksums"), 2, "--keys")
+    fail(run("stream", *data, RANK="3", WORLD_SIZE="2"), 2, "contradict")
+
+
+def test_commands_from_a_folder_that_holds_data_called_shards(run, sample_shards, tmp_path):
+    """`shards/` is both a package of ours and where data goes by default: neither may hide the other."""
+    shutil.copytree(sample_shards / "valid", tmp_path / "shards" / "valid")
+    done = run("stream", "--data", "shards/valid", "--batch-size", 13)
+    assert done.returncode == 0, done.stderr
+    assert "26 samples" in done.stdout

@@ -1,0 +1,156 @@
+"""Exactness on real processes: the same samples on any number of them, the same weights after any interruption."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+STEPS, GLOBAL_BATCH = 24, 24
+
+
+@pytest.fixture(scope="module")
+def keys_alone(sample_shards, tmp_path_factory):
+    """Two and a half epochs as one process sees them: position, key and pixel checksum of every sample."""
+    return stream(sample_shards, tmp_path_factory.mktemp("keys") / "alone.tsv", 24, 1, "--batches", 24)
+
+
+def stream(shards: Path, file: Path, batch: int, processes: int, *flags: object) -> list[str]:
+    command = launcher(processes, "stream")
+    command += ["--data", shards / "train", "--batch-size", batch, "--image-size", 64]
+    command += ["--keys", file, "--checksums", "--lanes", 12, *flags]
+    subprocess.run([str(part) for part in command], check=True, capture_output=True, env=environment())
+    return file.read_text().splitlines()
+
+
+def launcher(processes: int, command: str) -> list[object]:
+    if processes == 1:
+        return [sys.executable, "-m", f"pipeline.{command}"]
+    run = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", processes]
+    return [*run, "-m", "--", f"pipeline.{command}"]
+
+
+def environment() -> dict[str, str]:
+    return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
+
+
+@pytest.mark.parametrize("processes", [2, 3, 4])
+def test_keys_and_pixels_are_the_same_on_any_number_of_processes(
+    sample_shards, tmp_path, keys_alone, processes
+):
+    together = stream(sample_shards, tmp_path / "k.tsv", 24 // processes, processes, "--batches", 24)
+    assert together == keys_alone
+    assert len({line.split("\t")[1] for line in keys_alone[:225]}) == 225
+
+
+def test_one_rank_without_a_process_group_sees_its_share(sample_shards, tmp_path, keys_alone, monkeypatch):
+    monkeypatch.setenv("RANK", "2")
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    own = stream(sample_shards, tmp_path / "k.tsv", 8, 1, "--batches", 24, "--workers", 3)
+    assert own == [line for line in keys_alone if int(line.split("\t")[0]) % 3 == 2]
+
+
+def test_starting_anywhere_goes_on_as_if_nothing_had_happened(sample_shards, tmp_path, keys_alone):
+    late = stream(
+        sample_shards, tmp_path / "k.tsv", 16, 1, "--start", 211, "--batches", 22, "--prefetch-bytes", 0
+    )
+    assert late == keys_alone[211 : 211 + 22 * 16]
+
+
+class Run:
+    """A training run on the real sample, whole or killed and resumed."""
+
+    def __init__(self, shards: Path, folder: Path, name: str) -> None:
+        self.folder = folder / name
+        self.flags = [
+            "--train-data",
+            shards / "train",
+            "--val-data",
+            shards / "valid",
+            "--model",
+            "tiny",
+            "--mlm",
+        ]
+        self.flags += ["--global-batch-size", GLOBAL_BATCH, "--steps", STEPS, "--epochs", 5, "--lr", 1e-3]
+        self.flags += ["--save-every", 5, "--log-every", 7, "--logs", folder, "--name", name, "--seed", 1]
+
+    def start(self, processes: int, *flags: object) -> subprocess.Popen:
+        command = [str(part) for part in [*launcher(processes, "train"), *self.flags, *flags]]
+        log = open(self.folder.with_suffix(".log"), "a")  # noqa: SIM115
+        return subprocess.Popen(command, env=environment(), start_new_session=True, stdout=log, stderr=log)
+
+    def finish(self, processes: int, *flags: object) -> float:
+        """Run to the end; the seconds it took."""
+        begin = time.monotonic()
+        assert self.start(processes, *flags).wait(timeout=240) == 0, self.folder.with_suffix(
+            ".log"
+        ).read_text()
+        return time.monotonic() - begin
+
+    def kill(self, processes: int, after: float) -> bool:
+        """Start or go on, and kill all processes after some seconds; whether they were still at work."""
+        job = self.start(processes, "--resume", "auto")
+        try:
+            job.wait(timeout=after)
+            return False
+        except subprocess.TimeoutExpired:
+            os.killpg(job.pid, signal.SIGKILL)
+            job.wait()
+            # torchrun gives its workers sessions of their own, which a kill of the group does not reach
+            subprocess.run(
+                ["pkill", "-KILL", "-f", f"--logs {self.folder.parent} --name {self.folder.name}"],
+                check=False,
+            )
+            return True
+
+    def weights(self) -> dict[str, torch.Tensor]:
+        path = self.folder / "checkpoints" / f"step-{STEPS:08d}.pt"
+        return torch.load(path, weights_only=True)["state_dict"]
+
+    def metrics(self) -> list[dict[str, float]]:
+        return [json.loads(line) for line in (self.folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def assert_equal_runs(killed: Run, whole: Run) -> None:
+    ours, theirs = killed.weights(), whole.weights()
+    assert ours.keys() == theirs.keys()
+    assert [name for name in ours if not torch.equal(ours[name], theirs[name])] == []
+    noisy = {"samples_per_second", "loader_wait"}
+    kept = [
+        [{k: v for k, v in entry.items() if k not in noisy} for entry in run.metrics()]
+        for run in (killed, whole)
+    ]
+    assert kept[0] == kept[1]
+
+
+@pytest.mark.parametrize(
+    ("processes", "kills"),
+    [(1, 1), (3, 1), *(pytest.param(n, 4, marks=pytest.mark.slow) for n in (1, 2, 3, 4))],
+)
+def test_killed_and_resumed_run_ends_bit_identical(sample_shards, tmp_path, processes, kills):
+    """Killed at moments drawn from the wall clock, across epoch ends (24 steps of 24 are 2.6 epochs of 225)."""
+    moments = random.Random(processes)
+    whole, killed = Run(sample_shards, tmp_path, "whole"), Run(sample_shards, tmp_path, "killed")
+    duration = whole.finish(processes)
+    interrupted = [killed.kill(processes, duration * moments.uniform(0.45, 0.95)) for _ in range(kills)]
+    killed.finish(processes, "--resume", "auto")
+    assert interrupted[0], "the first kill came too late to mean anything"
+    assert_equal_runs(killed, whole)
+
+
+def test_resumed_on_other_processes_the_run_keeps_its_global_batch(sample_shards, tmp_path):
+    run = Run(sample_shards, tmp_path, "moved")
+    run.flags[run.flags.index("--global-batch-size") : run.flags.index("--global-batch-size") + 2] = [
+        "--batch-size",
+        12,
+    ]
+    run.finish(2, "--steps", 6)
+    run.finish(1, "--steps", 8, "--resume", "auto")
+    checkpoint = torch.load(run.folder / "checkpoints" / "step-00000008.pt", weights_only=True)
+    assert (checkpoint["global_batch"], checkpoint["samples_seen"]) == (24, 192)
