@@ -2,7 +2,7 @@
 
 import base64
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 
@@ -40,7 +40,7 @@ class Query:
     rank: float
 
 
-def contact_sheet(title: str, summary: str, sections: "dict[str, Sequence[Query]]") -> str:
+def contact_sheet(title: str, summary: str, sections: Mapping[str, Sequence[Query]]) -> str:
     """The page: a heading, a summary in plain text, and one section of queries under each name."""
     body = "".join(
         f"<h2>{escape(name)}</h2>{''.join(_row(query) for query in queries)}"
@@ -81,7 +81,8 @@ def _data_address(data: "bytes | memoryview") -> str:
 
 
 _STYLE = """
-body { font: 14px/1.4 system-ui, sans-serif; margin: 2rem auto; max-width: 1280px; padding: 0 1rem; color: #1d2733;
+body { font: 14px/1.4 system-ui, sans-serif; margin: 2rem auto; max-width: 1280px; padding: 0 1rem; color:
+#1d2733;
        background: #f5f7f9 }
 h1 { font-size: 1.5rem; margin-bottom: .5rem } h2 { font-size: 1.15rem; margin: 2.2rem 0 .8rem }
 pre { background: #fff; padding: 1rem; border: 1px solid #dde3e9; border-radius: 8px; display: inline-block }

@@ -19,7 +19,8 @@ def start_processes(topology: Topology) -> torch.device:
     else:
         device = torch.device("cpu")
         torch.use_deterministic_algorithms(True)
-        deterministic.fill_uninitialized_memory = False  # only helps find bugs, and costs time
+        # Filling uninitialised memory only helps to find bugs, and costs time.
+        setattr(deterministic, "fill_uninitialized_memory", False)  # noqa: B010 (unknown to the type checker)
     if topology.world_size > 1:
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     return device

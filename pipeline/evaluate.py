@@ -1,8 +1,8 @@
 """Evaluate a checkpoint: image→text and text→image retrieval on a data set of shards.
 
     python -m pipeline.evaluate --data shards/test --checkpoint runs/NAME/checkpoints/latest
-    python -m pipeline.evaluate --data s3://bucket/pmc/test --checkpoint step-00000040.pt --contact-sheet sheet.html
-    torchrun --nproc_per_node 4 -m pipeline.evaluate --data shards/test --checkpoint runs/NAME/checkpoints/latest
+    python -m pipeline.evaluate --data s3://bucket/test --checkpoint .../latest --contact-sheet sheet.html
+    torchrun --nproc_per_node 4 -m pipeline.evaluate --data shards/test --checkpoint .../checkpoints/latest
 
 Prints a table and writes the same figures as JSON.
 """

@@ -47,7 +47,9 @@ class ImageFolder:
 
 
 def choose_image_folder(images: str | None, table: Path, first_names: list[str]) -> ImageFolder:
-    """The folder that `--images` names, or else the table's own or its `images/`: the one that holds the first rows."""
+    """The folder that `--images` names, or else the table's own or its `images/`: the one that holds the
+    first rows.
+    """
     if images:
         if not Path(images).is_dir():
             raise UsageError(f"{images}: no such folder of images")

@@ -25,7 +25,9 @@ class PackingPlan:
     seed: int
     samples_per_shard: int
 
-    def __len__(self) -> int:
+    @property
+    def shards(self) -> int:
+        """How many shards there are."""
         return -(-self.rows // self.samples_per_shard)
 
     def order(self) -> np.ndarray:

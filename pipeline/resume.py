@@ -80,7 +80,7 @@ def _differences(theirs: dict[str, Any], ours: dict[str, Any], prefix: str = "")
 
 
 def choose_global_batch(config: TrainConfig, checkpoint: Checkpoint | None, topology: Topology) -> int:
-    """The global batch: as the flags say; a resumed run whose flags say what they said before keeps its own."""
+    """The global batch: as the flags say; a resumed run whose flags are the same keeps its own."""
     if config.global_batch_size:
         return config.global_batch_size
     unchanged = checkpoint and checkpoint.config["batch_size"] == config.batch_size

@@ -13,9 +13,9 @@ TIE = 1e-6
 def retrieval_ranks(queries: torch.Tensor, targets: torch.Tensor, tile: int = TILE) -> torch.Tensor:
     """The rank of each query's own target among all targets: 1 is best. float64 [N].
 
-    queries, targets: [N, D] float32, L2-normalised; pair i is (queries[i], targets[i]). A rank is one more than the
-    number of better targets, plus half the number of equal ones, so that a model that gives everything one score
-    ranks at chance. Memory: one [tile, tile] block of scores at a time.
+    queries, targets: [N, D] float32, L2-normalised; pair i is (queries[i], targets[i]). A rank is one more
+    than the number of better targets, plus half the number of equal ones, so that a model that gives
+    everything one score ranks at chance. Memory: one [tile, tile] block of scores at a time.
     """
     greater = torch.zeros(len(queries), dtype=torch.float64)
     equal = torch.zeros(len(queries), dtype=torch.float64)
@@ -40,7 +40,7 @@ def top_matches(
 
 @dataclass(frozen=True)
 class DirectionMetrics:
-    """Retrieval in one direction: shares of queries whose own target is among the first k, and typical ranks."""
+    """One direction: shares of queries whose own target is among the first k, and typical ranks."""
 
     recall_at_1: float
     recall_at_5: float
@@ -52,13 +52,15 @@ class DirectionMetrics:
     def from_ranks(ranks: torch.Tensor) -> "DirectionMetrics":
         """From ranks [N]."""
         recalls = [float((ranks <= k).double().mean()) for k in (1, 5, 10)]
-        return DirectionMetrics(*recalls, float(ranks.mean()), float(ranks.quantile(0.5)))
+        return DirectionMetrics(
+            recalls[0], recalls[1], recalls[2], float(ranks.mean()), float(ranks.quantile(0.5))
+        )
 
     @staticmethod
     def by_chance(pairs: int) -> "DirectionMetrics":
         """What guessing gives among `pairs` targets."""
         recalls = [min(1.0, k / pairs) for k in (1, 5, 10)]
-        return DirectionMetrics(*recalls, (pairs + 1) / 2, (pairs + 1) / 2)
+        return DirectionMetrics(recalls[0], recalls[1], recalls[2], (pairs + 1) / 2, (pairs + 1) / 2)
 
 
 @dataclass(frozen=True)

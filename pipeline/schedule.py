@@ -56,6 +56,6 @@ class RunLength:
         return cls(epoch, start, start + batches * global_batch, int(horizon), global_batch)
 
     def ends_epoch(self, samples_seen: int) -> int:
-        """The number of epochs complete, where the batch that ended at `samples_seen` completed one; else 0."""
+        """How many epochs are complete, if the batch that ended at `samples_seen` completed one; else 0."""
         complete = samples_seen // self.epoch
         return complete if complete > (samples_seen - self.global_batch) // self.epoch else 0

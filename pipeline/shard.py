@@ -3,8 +3,9 @@
     python -m pipeline.shard --csv train.csv
     python -m pipeline.shard --csv train.csv --images images/ --out s3://bucket/pmc/train
 
-Writes OUT/NAME-000000.tar and so on, manifest.json and the index beside them, and rejected.csv for the rows that could
-not be taken. Image bytes are kept as they are. Interrupted, the same command goes on with the shards that are missing.
+Writes OUT/NAME-000000.tar and so on, manifest.json and the index beside them, and rejected.csv for the rows
+that could not be taken. Image bytes are kept as they are. Interrupted, the same command goes on with the
+shards that are missing.
 """
 
 import csv
@@ -44,7 +45,9 @@ class ShardConfig:
     images: Annotated[str | None, tyro.conf.arg(aliases=["--image-dir"])] = None
     """Folder of the images; without it, the table's own folder or the `images` beside it."""
     out: str | None = None
-    """Folder for the shards: a path or an address such as s3://bucket/prefix; without it, shards/ and the table's name."""
+    """Folder for the shards: a path or an address such as s3://bucket/prefix; without it, shards/ and the
+    table's name.
+    """
     image_key: Annotated[str, tyro.conf.arg(aliases=["--csv-img-key"])] = "image"
     """Column with the image's name, relative to the folder of images."""
     caption_key: Annotated[str, tyro.conf.arg(aliases=["--csv-caption-key"])] = "caption"
@@ -110,14 +113,14 @@ def _pack_all(
 ) -> list[PackedShard]:
     """Pack every shard that is not there yet, in worker processes; all shards in order."""
     order = plan.order()
-    names = [f"{out.name}-{number:06d}.tar" for number in range(len(plan))]
+    names = [f"{out.name}-{number:06d}.tar" for number in range(plan.shards)]
     there = set(out.names())
     packed = {
         number: PackedShard.from_json(out.read(part_name(name)))
         for number, name in enumerate(names)
         if part_name(name) in there
     }
-    missing = [number for number in range(len(plan)) if number not in packed]
+    missing = [number for number in range(plan.shards) if number not in packed]
     done = sum(len(plan.slots(number)) for number in packed)
     with (
         tqdm(total=plan.rows, initial=done, unit="row", disable=not sys.stderr.isatty()) as progress,
@@ -141,13 +144,13 @@ def _pack_all(
                 progress.update(len(plan.slots(numbers[future])))
         except BrokenProcessPool:
             raise DataError(
-                "a worker process was killed, most often because memory ran out: start the same command again "
-                "with fewer --workers; finished shards are kept"
+                "a worker process was killed, most often because memory ran out: start the same command "
+                "again with fewer --workers; finished shards are kept"
             ) from None
         except BaseException:
             pool.shutdown(cancel_futures=True)  # shards in work are finished, the others wait for a rerun
             raise
-    return [packed[number] for number in range(len(plan))]
+    return [packed[number] for number in range(plan.shards)]
 
 
 def _pool(workers: int) -> ProcessPoolExecutor:
@@ -166,8 +169,8 @@ def _finish(
         delete_parts(out)
         reason, count = Counter(row.reason for row in rejected).most_common(1)[0]
         raise DataError(
-            f"all {len(rejected):,} rows were rejected, {count:,} of them because: {reason}; images were looked for "
-            f"in {images.root}; every row and its reason is in {out.locate(REJECTED)}"
+            f"all {len(rejected):,} rows were rejected, {count:,} of them because: {reason}; images were "
+            f"looked for in {images.root}; every row and its reason is in {out.locate(REJECTED)}"
         )
     manifest = write_manifest(out, [shard.written for shard in packed], identity)
     delete_parts(out)
@@ -187,7 +190,7 @@ def _summarise(out: Folder, manifest: Manifest, packed: list[PackedShard], secon
     formats = sum((Counter(shard.formats) for shard in packed), Counter())
     print(
         f"{out.address}: {manifest.samples:,} samples in {len(manifest.shards):,} shards, "
-        f"{manifest.total_bytes / 1e6:,.1f} MB ({', '.join(f'{count:,} {name}' for name, count in formats.items())})"
+        f"{manifest.total_bytes / 1e6:,.1f} MB ({', '.join(f'{n:,} {name}' for name, n in formats.items())})"
     )
     print(f"rejected rows: {sum(reasons.values()):,}" + _listed(reasons, out))
     print(f"{seconds:.1f} s, {manifest.samples / seconds:,.0f} samples/s")

@@ -34,8 +34,8 @@ def prepare_folder(out: Folder, identity: dict[str, Any], *, overwrite: bool) ->
             if theirs.get(key) != identity.get(key)
         ]
         raise UsageError(
-            f"{out.address} holds another data set ({'; '.join(differing)}): choose another --out, or replace it "
-            "with --overwrite"
+            f"{out.address} holds another data set ({'; '.join(differing)}): choose another --out, or "
+            "replace it with --overwrite"
         )
     _delete_leftovers(out)
     if MANIFEST in names:

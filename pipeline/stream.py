@@ -4,8 +4,8 @@
     python -m pipeline.stream --data s3://bucket/pmc/train --batches 100 --start 1_000_000
     torchrun --nproc_per_node 4 -m pipeline.stream --data shards/train --keys order.tsv
 
-RANK and WORLD_SIZE in the environment choose a rank's share; no process group is needed for that. Under torchrun the
-first process writes the keys of all of them.
+RANK and WORLD_SIZE in the environment choose a rank's share; no process group is needed for that. Under
+torchrun the first process writes the keys of all of them.
 """
 
 import os
@@ -14,10 +14,9 @@ import time
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, TextIO
+from typing import TextIO
 
 import torch.distributed as dist
-import tyro
 from tqdm import tqdm
 
 from pipeline.cli import main
@@ -33,7 +32,7 @@ from shards import DEFAULT_LANES, Order, UsageError, open_dataset
 class StreamConfig:
     """Flags of `pipeline.stream`."""
 
-    data: Annotated[str, tyro.conf.arg(aliases=["--train-data"])]
+    data: str
     """Folder of shards: a path or an address such as s3://bucket/prefix."""
     batch_size: int = 64
     """Samples in a batch of each process."""

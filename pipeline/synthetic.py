@@ -1,7 +1,8 @@
-"""The demo's data set: figure-like pictures with captions that say what is in them, drawn the same every time.
+"""The demo's data set: figure-like pictures with captions that say what is in them, drawn the same every
+time.
 
-It has PMC-OA's shape (file names with PMC ids, several figures of an article in neighbouring rows), and what a caption
-names can be seen at 64 pixels, so a tiny model can learn to match the two.
+It has PMC-OA's shape (file names with PMC ids, several figures of an article in neighbouring rows), and what
+a caption names can be seen at 64 pixels, so a tiny model can learn to match the two.
 """
 
 import csv
@@ -75,7 +76,8 @@ def cells(rng: random.Random) -> Drawing:
     caption = rng.choice(
         [
             f"Fluorescence microscopy showing {NUMBERS[count - 1]} {size} {name} cell{plural}{extra}.",
-            f"Confocal image of {NUMBERS[count - 1]} {size} cell{plural} stained {name}{extra} on a dark background.",
+            f"Confocal image of {NUMBERS[count - 1]} {size} cell{plural} stained {name}{extra} on a dark "
+            "ground.",
         ]
     )
     return image.filter(ImageFilter.GaussianBlur(0.7)), caption
@@ -155,8 +157,8 @@ def blot(rng: random.Random) -> Drawing:
         [
             f"Western blot of {protein}: {NUMBERS[lanes - 1]} lanes, strongest band in the {place} lane, "
             f"{NUMBERS[rows - 1]} row{'s' * (rows > 1)}.",
-            f"Immunoblot with {NUMBERS[lanes - 1]} lanes and {NUMBERS[rows - 1]} row{'s' * (rows > 1)} of bands; "
-            f"{protein} is increased in the {place} lane.",
+            f"Immunoblot with {NUMBERS[lanes - 1]} lanes and {NUMBERS[rows - 1]} row{'s' * (rows > 1)} of "
+            f"bands; {protein} is increased in the {place} lane.",
         ]
     )
     return image.filter(ImageFilter.GaussianBlur(1.2)).convert("L"), caption
@@ -225,7 +227,7 @@ def scatter(rng: random.Random) -> Drawing:
     left, bottom, top = 18, image.height - 16, 10
     draw.line([left, top, left, bottom, image.width - 8, bottom], fill=(0, 0, 0), width=2)
     count = rng.choice([12, 40])
-    for index in range(count):
+    for _ in range(count):
         t = rng.random()
         y = {"positive": t, "negative": 1 - t, "no": rng.random()}[trend] + rng.uniform(-0.08, 0.08)
         x = left + 6 + t * (image.width - left - 22)
@@ -235,8 +237,10 @@ def scatter(rng: random.Random) -> Drawing:
     amount = "many" if count > 20 else "few"
     caption = rng.choice(
         [
-            f"Scatter plot of {amount} samples with {trend} correlation, {names[0]} on the left and {names[1]} on the right.",
-            f"{trend.capitalize()} correlation in a scatter plot ({amount} points; low values {names[0]}, high {names[1]}).",
+            f"Scatter plot of {amount} samples with {trend} correlation, {names[0]} on the left "
+            f"and {names[1]} on the right.",
+            f"{trend.capitalize()} correlation in a scatter plot ({amount} points; low values "
+            f"{names[0]}, high {names[1]}).",
         ]
     )
     return image, caption
@@ -281,10 +285,11 @@ KINDS: tuple[Callable[[random.Random], Drawing], ...] = (
 
 
 def write_synthetic_dataset(folder: Path, samples: Mapping[str, int], seed: int = 0) -> None:
-    """Draw `samples[split]` figures for each split into `folder/images`, and a table `folder/SPLIT.csv` for each.
+    """Draw `samples[split]` figures for each split into `folder/images`, and a table `folder/SPLIT.csv` for
+    each.
 
-    Tables have the columns image, caption and pmcid. An article has one to four figures and is in one split only. The
-    same arguments give the same bytes.
+    Tables have the columns image, caption and pmcid. An article has one to four figures and is in one split
+    only. The same arguments give the same bytes.
     """
     (folder / "images").mkdir(parents=True, exist_ok=True)
     article = 4_000_000

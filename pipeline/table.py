@@ -1,4 +1,5 @@
-"""A table of captions, read once in chunks and spooled to a file, so that its rows can be fetched in any order.
+"""A table of captions, read once in chunks and spooled to a file, so that its rows can be fetched in any
+order.
 
 Memory holds one chunk and eight bytes a row, whatever the size of the table.
 """
@@ -71,8 +72,8 @@ def spool_table(path: Path, table: TableFormat, folder: Path) -> SpooledTable:
             offsets.write(np.uint64(offset).tobytes())
     except OSError as error:
         raise DataError(
-            f"{path} could not be copied to the temporary folder {folder}: {error}; if that disk is full, set "
-            "TMPDIR to a folder on another"
+            f"{path} could not be copied to the temporary folder {folder}: {error}; if that disk is full, "
+            "set TMPDIR to a folder on another"
         ) from error
     if not len(spooled):
         raise UsageError(f"{path}: the table has no rows")
@@ -119,8 +120,8 @@ def _chunks(path: Path, table: TableFormat) -> Iterator[pd.DataFrame]:
         raise UsageError(f"{path} is a folder; --csv takes a table of images and captions") from None
     except UnicodeDecodeError as error:
         raise UsageError(
-            f"{path}: not UTF-8 ({error.reason} at byte {error.start:,} of a chunk); convert it, for example with "
-            f"'iconv -f latin1 -t utf-8'"
+            f"{path}: not UTF-8 ({error.reason} at byte {error.start:,} of a chunk); convert it, for example "
+            f"with 'iconv -f latin1 -t utf-8'"
         ) from error
     except pd.errors.EmptyDataError:
         raise UsageError(f"{path}: the table is empty") from None

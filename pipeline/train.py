@@ -190,8 +190,8 @@ def _summary(
     steps = (length.stop - length.start) // length.global_batch
     return (
         f"{folder}: {parameters / 1e6:.1f} M parameters on {topology.world_size} × {device.type}; "
-        f"{length.global_batch // topology.world_size} × {topology.world_size} = {length.global_batch} samples "
-        f"a step; "
+        f"{length.global_batch // topology.world_size} × {topology.world_size} = {length.global_batch} "
+        f"samples a step; "
         f"{steps:,} steps, {(length.stop - length.start) / length.epoch:.1f} epochs to go"
     )
 

@@ -159,7 +159,7 @@ class Trainer:
                 buffer.copy_(value)
 
     def synchronise_buffers(self) -> None:
-        """Give every rank the first one's batch-norm statistics, as the next step would; evaluation needs it."""
+        """Give every rank the first one's batch-norm statistics, as the next step would: for evaluation."""
         if self._topology.world_size > 1:
             for buffer in self.model.buffers():
                 dist.broadcast(buffer, 0)

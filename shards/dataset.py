@@ -66,8 +66,8 @@ class Dataset:
             ) from None
         if len(data) != length:
             raise DataError(
-                f"{self.folder.locate(name)}: block at byte {offset:,} is cut short (expected {length:,} bytes, "
-                f"got {len(data):,}): the shard is truncated; {_REMEDY}"
+                f"{self.folder.locate(name)}: block at byte {offset:,} is cut short (expected {length:,} "
+                f"bytes, got {len(data):,}): the shard is truncated; {_REMEDY}"
             )
         return memoryview(data)
 
@@ -77,7 +77,7 @@ class Dataset:
         return self.sample(block, number - int(self.blocks.first_sample[block]), self.read_block(block))
 
     def sample(self, block: int, slot: int, data: memoryview) -> Sample:
-        """The sample in a slot of a block whose bytes are `data`; DataError where they are not those written."""
+        """The sample in a slot of a block whose bytes are `data`; DataError where they were changed."""
         number = int(self.blocks.first_sample[block]) + slot
         start = int(self.lengths[number - slot : number].sum(dtype=np.int64))
         own = data[start : start + int(self.lengths[number])]

@@ -14,7 +14,7 @@ _MASK = (1 << 64) - 1
 
 
 class Purpose(IntEnum):
-    """What a number is drawn for, so that two uses of one (seed, epoch, sample) never share their randomness."""
+    """What a number is drawn for: two uses of one (seed, epoch, sample) never share their randomness."""
 
     BLOCKS = 1  # the order of blocks in an epoch
     WITHIN_BLOCK = 2  # the order of samples inside a block

@@ -53,7 +53,7 @@ class Manifest:
 
     @property
     def fingerprint(self) -> str:
-        """A hash of everything that determines the order of samples: versions, shard names and hashes, index."""
+        """A hash of all that determines the order of samples: versions, shard names and hashes, index."""
         digest = hashlib.sha256(f"{FORMAT_VERSION} {ORDER_VERSION} {self.index_sha256}\n".encode())
         for shard in self.shards:
             digest.update(f"{shard.name} {shard.samples} {shard.sha256}\n".encode())
@@ -82,7 +82,8 @@ class Manifest:
             if versions != (FORMAT_VERSION, ORDER_VERSION):
                 raise DataError(
                     f"{address}: format and order version {versions[0]}.{versions[1]}; this software "
-                    f"reads {FORMAT_VERSION}.{ORDER_VERSION}: install the version that wrote it, or shard the data again"
+                    f"reads {FORMAT_VERSION}.{ORDER_VERSION}: install the version that wrote it, or "
+                    "shard the data again"
                 )
             manifest = Manifest(
                 shards=tuple(ShardRecord(**shard) for shard in content["shards"]),

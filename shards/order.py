@@ -20,7 +20,7 @@ DEFAULT_LANES = 384
 
 @dataclass(frozen=True)
 class Places:
-    """Where samples lie, as parallel arrays of one entry a position: epoch, block, and slot inside the block."""
+    """Where samples lie, as parallel arrays of one entry a position: epoch, block, slot in the block."""
 
     epoch: np.ndarray
     block: np.ndarray

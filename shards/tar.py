@@ -28,7 +28,7 @@ def pack_sample(key: str, members: "dict[str, bytes]") -> bytes:
 
 
 def split_name(name: str) -> tuple[str, str]:
-    """A member's (key, extension): the extension starts at the first dot of the file name, as in webdataset."""
+    """A member's (key, extension): split at the first dot of the file name, as webdataset does."""
     folder, slash, file_name = name.rpartition("/")
     stem, _, extension = file_name.partition(".")
     return folder + slash + stem, extension.lower()

@@ -1,11 +1,13 @@
 """Builders and fixtures that several test files share."""
 
 import os
+import runpy
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -31,29 +33,71 @@ def shared() -> Path:
     return SHARED
 
 
-@pytest.fixture
-def run(tmp_path):
-    """Run a command of the project as a user would: `run("shard", "--csv", path)`; in `tmp_path`, output captured."""
+@dataclass(frozen=True)
+class Done:
+    """What a command that has ended left: its exit code and what it printed."""
 
-    def run_command(
-        command: str, *arguments: object, processes: int = 1, timeout: float = 240, **environment: str
-    ):
-        launcher = [sys.executable, "-m"]
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch, capfd):
+    """Run a command of the project as a user would, in `tmp_path`: `run("shard", "--csv", path)` -> Done.
+
+    One process runs inside the test's own, which saves importing everything again; `processes=2` is a
+    torchrun job.
+    """
+
+    def run_command(command: str, *arguments: object, processes: int = 1, **environment: str) -> Done:
+        words = [str(argument) for argument in arguments]
         if processes > 1:
-            # "--" keeps torchrun from reading our flags as abbreviations of its own
-            launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-            launcher += ["--nproc_per_node", str(processes), "-m", "--"]
-        return subprocess.run(
-            [*launcher, f"pipeline.{command}", *map(str, arguments)],
-            cwd=tmp_path,
-            env=command_environment(**environment),
-            capture_output=True,
-            text=True,
-            timeout=timeout,
-            check=False,
-        )
+            done = subprocess.run(
+                [*launcher(processes, command), *words],
+                cwd=tmp_path,
+                env=command_environment(**environment),
+                capture_output=True,
+                text=True,
+                timeout=240,
+                check=False,
+            )
+            return Done(done.returncode, done.stdout, done.stderr)
+        capfd.readouterr()
+        with monkeypatch.context() as patch:
+            patch.chdir(tmp_path)
+            patch.setattr(sys, "argv", [command, *words])
+            for name, value in {"PYTHONPATH": str(PROJECT), **environment}.items():
+                patch.setenv(name, value)
+            with pytest.raises(SystemExit) as ended:
+                runpy.run_module(f"pipeline.{command}", run_name="__main__", alter_sys=True)
+        code = ended.value.code
+        printed = capfd.readouterr()
+        return Done(code if isinstance(code, int) else int(code is not None), printed.out, printed.err)
 
     return run_command
+
+
+def launcher(processes: int, command: str) -> list[str]:
+    """How a user starts a command on a number of processes."""
+    if processes == 1:
+        return [sys.executable, "-m", f"pipeline.{command}"]
+    torchrun = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc_per_node",
+        str(processes),
+    ]
+    # "--" keeps torchrun from reading our flags as abbreviations of its own
+    return [*torchrun, "-m", "--", f"pipeline.{command}"]
+
+
+@pytest.fixture(scope="session")
+def launch():
+    """For tests that start processes themselves: (launcher, command_environment)."""
+    return launcher, command_environment
 
 
 def command_environment(**changes: str) -> dict[str, str]:
@@ -78,7 +122,9 @@ def sample_shards(shared, tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def s3(tmp_path_factory) -> Iterator[str]:
-    """The address of an empty bucket on a real S3 server process on this machine; commands reach it by environment."""
+    """The address of an empty bucket on a real S3 server process on this machine; commands reach it by
+    environment.
+    """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]

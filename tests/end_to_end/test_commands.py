@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -13,9 +15,6 @@ from shards import Folder
 @pytest.fixture(scope="module")
 def trained(sample_shards, tmp_path_factory):
     """A short run on the real sample: its folder."""
-    import subprocess
-    import sys
-
     logs = tmp_path_factory.mktemp("runs")
     flags = [
         "--train-data",
@@ -222,9 +221,13 @@ def test_stream_refuses_what_cannot_be(run, sample_shards, monkeypatch):
     fail(run("stream", *data, RANK="3", WORLD_SIZE="2"), 2, "contradict")
 
 
-def test_commands_from_a_folder_that_holds_data_called_shards(run, sample_shards, tmp_path):
+def test_commands_from_a_folder_that_holds_data_called_shards(launch, sample_shards, tmp_path):
     """`shards/` is both a package of ours and where data goes by default: neither may hide the other."""
+    launcher, environment = launch
     shutil.copytree(sample_shards / "valid", tmp_path / "shards" / "valid")
-    done = run("stream", "--data", "shards/valid", "--batch-size", 13)
+    command = [*launcher(1, "stream"), "--data", "shards/valid", "--batch-size", "13"]
+    done = subprocess.run(
+        command, cwd=tmp_path, env=environment(), capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
     assert "26 samples" in done.stdout

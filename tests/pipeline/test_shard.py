@@ -3,6 +3,7 @@
 import csv
 import hashlib
 import io
+import itertools
 import json
 import os
 import random
@@ -98,7 +99,7 @@ def test_webdataset_and_tar_read_the_same_samples(sample_shards):
 def test_rows_are_shuffled_so_that_figures_of_one_article_part(sample_shards):
     dataset = open_dataset(str(sample_shards / "train"))
     rows = [json.loads(bytes(dataset.read_sample(n).members["json"]))["row"] for n in range(225)]
-    steps = [abs(a - b) for a, b in zip(rows, rows[1:], strict=False)]
+    steps = [abs(a - b) for a, b in itertools.pairwise(rows)]
     assert sum(steps) / len(steps) > 225 / 5
 
 
@@ -272,7 +273,9 @@ def test_foreign_tars_in_the_output_are_never_touched(run, small, tmp_path):
 
 
 def test_full_disk_is_said_and_what_was_finished_stays(run, small, tmp_path):
-    """A file-size limit stands for the disk's end: writing fails in the same place, with an error of the system."""
+    """A file-size limit stands for the disk's end: writing fails in the same place, with an error of the
+    system.
+    """
     command = f"ulimit -f 8; exec {sys.executable} -m pipeline.shard --csv {small} --out {tmp_path / 'out'}"
     done = subprocess.run(
         ["bash", "-c", command], cwd=Path(__file__).parents[2], capture_output=True, text=True, check=False

@@ -83,7 +83,7 @@ def test_starting_anywhere_equals_skipping_ahead(order, start, count):
 
 @given(orders, st.lists(st.tuples(st.integers(1, 20), st.integers(1, 6)), min_size=2, max_size=5))
 def test_batch_and_world_size_may_change_in_mid_run(order, legs):
-    """Legs of a run, each with its own batch for each rank and number of ranks: nothing is lost or doubled."""
+    """Legs of a run, each with its own batch and number of ranks: nothing is lost or doubled."""
     position, seen = 0, []
     for local_batch, world_size in legs:
         stop = position + 3 * local_batch * world_size
