@@ -44,6 +44,6 @@ def run(work: Callable[[], None]) -> int:
 
 
 def _report(error: Exception, code: int) -> int:
-    rank = f"rank {os.environ['RANK']}: " if int(os.environ.get("WORLD_SIZE", "1")) > 1 else ""
+    rank = f"rank {os.environ.get('RANK', '?')}: " if os.environ.get("WORLD_SIZE", "1") != "1" else ""
     print(f"{rank}error: {error}", file=sys.stderr, flush=True)
     return code

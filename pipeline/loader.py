@@ -103,8 +103,8 @@ class Loader:
     the augmentation. prefetch_batches: batches made ahead. pin_memory: allocate buffers so that copies to a
     GPU run on their own.
 
-    A sample whose image cannot be decoded is replaced by the stream's substitute, counted and reported
-    through `on_bad_sample`; where there is no substitute, or past `limit`, DataError is raised.
+    A sample whose image cannot be decoded is replaced by the plan's substitute, counted, and named in
+    `bad_samples`; where there is no substitute, or past `limit`, DataError is raised.
     """
 
     def __init__(
@@ -133,9 +133,8 @@ class Loader:
         self._ready: queue.SimpleQueue[_Pending | BaseException | None] = queue.SimpleQueue()
         self._free: queue.SimpleQueue[_Pending | torch.Tensor] = queue.SimpleQueue()
         shape = (batch_size, images.size, images.size, 3)
-        for _ in range(
-            prefetch_batches + 2
-        ):  # two more: the one in the consumer's hands and the one before it
+        # Two more than are made ahead: the one in the consumer's hands and the one before it.
+        for _ in range(prefetch_batches + 2):
             self._free.put(torch.empty(shape, dtype=torch.uint8, pin_memory=pin_memory))
         self._threads = [threading.Thread(target=self._feed, name="loader-feed", daemon=True)]
         self._threads += [

@@ -129,7 +129,7 @@ class Trainer:
     def _losses(
         self, images: torch.Tensor, tokens: torch.Tensor, labels: torch.Tensor | None, numbers: torch.Tensor
     ) -> StepLosses:
-        with torch.autocast("cuda", torch.bfloat16) if self._bf16 else nullcontext():
+        with torch.autocast(self._device.type, torch.bfloat16) if self._bf16 else nullcontext():
             output = self._forward(normalize(images), tokens, labels)
         match = contrastive_loss(
             output.image_features.float(), output.text_features.float(), output.logit_scale.float(), numbers

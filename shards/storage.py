@@ -91,15 +91,6 @@ class Folder:
         except Exception as error:
             raise self._failed("writing", name, error) from error
 
-    def exists(self, name: str) -> bool:
-        """Whether there is such a file."""
-        try:
-            return (
-                bool(self._fs.exists(self._path(name))) if self.remote else os.path.exists(self._path(name))
-            )
-        except Exception as error:
-            raise self._failed("looking", name, error) from error
-
     def names(self) -> list[str]:
         """The names of the files directly in the folder, sorted; an absent folder has none."""
         try:
