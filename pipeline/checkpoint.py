@@ -78,8 +78,8 @@ class Checkpoint:
         except (RuntimeError, OSError, EOFError, pickle.UnpicklingError, ValueError, KeyError) as error:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise DataError(
-                f"{path}: not a checkpoint, or a damaged one ({reason}); delete it, and --resume auto takes the one "
-                "before it"
+                f"{path}: not a checkpoint, or a damaged one ({reason}); delete it, and --resume auto takes "
+                "the one before it"
             ) from error
         if not isinstance(content, dict) or content.pop("format_version", None) != FORMAT_VERSION:
             raise UsageError(f"{path}: not a checkpoint of pipeline.train (format version {FORMAT_VERSION})")

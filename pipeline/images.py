@@ -2,6 +2,7 @@
 
 import io
 import os
+import stat
 import warnings
 from pathlib import Path
 
@@ -37,11 +38,11 @@ class ImageFolder:
             path = Path(os.path.realpath(self.root / name))
             if not path.is_relative_to(self.root):
                 raise Rejected("outside the image folder")
+            if not stat.S_ISREG(path.stat().st_mode):  # a pipe, say, could be read forever
+                raise Rejected("not a file")
             return path.read_bytes()
         except FileNotFoundError:
             raise Rejected("missing") from None
-        except IsADirectoryError:
-            raise Rejected("not a file") from None
         except (OSError, ValueError) as error:  # a name with a null byte, or longer than the system allows
             raise Rejected(f"unreadable ({getattr(error, 'strerror', None) or error})") from error
 
@@ -55,7 +56,7 @@ def choose_image_folder(images: str | None, table: Path, first_names: list[str])
             raise UsageError(f"{images}: no such folder of images")
         return ImageFolder(Path(images))
     candidates = [table.parent, table.parent / "images"]
-    found = [sum((folder / name).is_file() for name in first_names) for folder in candidates]
+    found = [sum(os.path.isfile(folder / name) for name in first_names) for folder in candidates]
     if not any(found):
         raise UsageError(
             f"none of the first {len(first_names)} images of {table} (such as {first_names[0]!r}) is in "
@@ -81,7 +82,9 @@ def verified_extension(data: bytes) -> str:
             raise Rejected("not an image") from None
         except (Image.DecompressionBombError, Image.DecompressionBombWarning):
             raise Rejected("too many pixels") from None
-        # Pillow raises these and no others for a broken image (a bad PNG chunk is a SyntaxError there).
-        except (OSError, ValueError, SyntaxError, EOFError, IndexError) as error:
+        except (Rejected, MemoryError):  # memory is this machine's trouble, not the image's
+            raise
+        # Decoders raise nearly anything on a broken image: OSError, SyntaxError, struct.error, zlib.error, …
+        except Exception as error:
             raise Rejected("truncated" if "truncated" in str(error) else "broken image") from error
     return extension

@@ -1,18 +1,14 @@
-"""Packing rows into one shard, in a worker process: read, check, write, and say what became of every row."""
+"""Packing rows into one shard: read, check, write, and say what became of every row."""
 
 import json
-import multiprocessing
-import os
-import signal
-import threading
 from collections import Counter
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
 from pipeline.images import ImageFolder, Rejected, verified_extension
-from pipeline.table import Row, SpooledTable
+from pipeline.table import Row
 from shards import Folder, ShardRecord, WrittenShard, write_shard
 from shards.hashing import Purpose, derive, permutation
 
@@ -40,6 +36,15 @@ class PackingPlan:
 
 
 @dataclass(frozen=True)
+class PackingTask:
+    """The rows of one shard, in the order of their slots, of which `first_slot` is the first."""
+
+    name: str
+    first_slot: int
+    rows: list[Row]
+
+
+@dataclass(frozen=True)
 class RejectedRow:
     """A row that did not become a sample, and why."""
 
@@ -54,7 +59,12 @@ class PackedShard:
 
     written: WrittenShard
     rejected: list[RejectedRow]
-    formats: dict[str, int] = field(default_factory=dict)
+    formats: dict[str, int]  # samples by extension of the image
+
+    @property
+    def rows(self) -> int:
+        """How many rows it was made from."""
+        return self.written.record.samples + len(self.rejected)
 
     def to_json(self) -> bytes:
         """As the text of a part file."""
@@ -73,14 +83,12 @@ def part_name(shard_name: str) -> str:
     return shard_name.removesuffix(".tar") + ".part.json"
 
 
-def pack_shard(
-    table: SpooledTable, images: ImageFolder, out: Folder, name: str, slots: range, rows: np.ndarray
-) -> PackedShard:
-    """Write the shard `name` from `rows` (int64, one row for each slot), then its part file."""
+def pack_shard(task: PackingTask, images: ImageFolder, out: Folder) -> PackedShard:
+    """Write a shard (none where every row is rejected), then its part file."""
     rejected: list[RejectedRow] = []
     formats: Counter[str] = Counter()
     samples: list[tuple[str, dict[str, bytes]]] = []
-    for slot, row in zip(slots, table.rows(rows), strict=True):
+    for slot, row in enumerate(task.rows, task.first_slot):
         try:
             extension, members = _members(row, images)
         except Rejected as reason:
@@ -88,11 +96,12 @@ def pack_shard(
             continue
         formats[extension] += 1
         samples.append((f"{slot:09d}", members))
-    written = (
-        write_shard(out, name, samples) if samples else WrittenShard(ShardRecord(name, 0, 0, ""), [], [])
-    )
+    if samples:
+        written = write_shard(out, task.name, samples)
+    else:
+        written = WrittenShard(ShardRecord(task.name, 0, 0, ""), [], [])
     packed = PackedShard(written, rejected, dict(sorted(formats.items())))
-    out.write(part_name(name), packed.to_json())
+    out.write(part_name(task.name), packed.to_json())
     return packed
 
 
@@ -111,16 +120,3 @@ def _members(row: Row, images: ImageFolder) -> tuple[str, dict[str, bytes]]:
         "txt": row.caption.encode(),
         "json": json.dumps(described, ensure_ascii=False).encode(),
     }
-
-
-def prepare_worker() -> None:
-    """Run first in a worker process: leave interrupts to the parent, and end when it ends."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-
-    def end_with_parent() -> None:
-        parent.join()
-        os._exit(1)
-
-    threading.Thread(target=end_with_parent, daemon=True).start()

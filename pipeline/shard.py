@@ -4,35 +4,31 @@
     python -m pipeline.shard --csv train.csv --images images/ --out s3://bucket/pmc/train
 
 Writes OUT/NAME-000000.tar and so on, manifest.json and the index beside them, and rejected.csv for the rows
-that could not be taken. Image bytes are kept as they are. Interrupted, the same command goes on with the
-shards that are missing.
+that could not be taken (rows are numbered from 0, the header not counted). Image bytes are kept as they are.
+Interrupted, the same command goes on with the shards that are missing.
 """
 
 import csv
 import io
-import multiprocessing
 import os
 import sys
-import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from hashlib import file_digest
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
 import tyro
-from tqdm import tqdm
 
 from pipeline.cli import main
 from pipeline.images import ImageFolder, choose_image_folder
-from pipeline.packing import PackedShard, PackingPlan, RejectedRow, pack_shard, part_name, prepare_worker
-from pipeline.shard_folder import REJECTED, delete_parts, prepare_folder
+from pipeline.packing import PackedShard, PackingPlan, PackingTask, RejectedRow, pack_shard
+from pipeline.row_progress import RowProgress
+from pipeline.shard_folder import REJECTED, TOOL, delete_parts, prepare_folder, read_parts
 from pipeline.table import SpooledTable, TableFormat, spool_table
+from pipeline.worker_pool import run_in_processes, sigterm_interrupts
 from shards import DataError, Folder, Manifest, UsageError, write_manifest
 
 
@@ -68,8 +64,15 @@ class ShardConfig:
         for name, value in (("--samples-per-shard", self.samples_per_shard), ("--workers", self.workers)):
             if value is not None and value < 1:
                 raise UsageError(f"{name} {value}: it must be at least 1")
-        if len(self.separator.replace("\\t", "\t")) != 1:
-            raise UsageError(f"--separator {self.separator!r}: it must be one character")
+        if len(self.field_separator) != 1 or self.field_separator in '"\r\n':
+            raise UsageError(
+                f"--separator {self.separator!r}: it must be one character, no quote and no end of line"
+            )
+
+    @property
+    def field_separator(self) -> str:
+        """The separator, where a shell's `\\t` means a tab."""
+        return self.separator.replace("\\t", "\t")
 
 
 def shard(config: ShardConfig) -> None:
@@ -77,32 +80,34 @@ def shard(config: ShardConfig) -> None:
     config.check()
     begin = time.perf_counter()
     path = Path(config.csv)
-    out = Folder(config.out or f"shards/{path.name.split('.')[0]}")
-    with tempfile.TemporaryDirectory(prefix="pmc-clip-stream-") as scratch:
-        separator = config.separator.replace("\\t", "\t")
-        table = spool_table(path, TableFormat(config.image_key, config.caption_key, separator), Path(scratch))
+    out = Folder(config.out or f"shards/{path.stem}")
+    table_format = TableFormat(config.image_key, config.caption_key, config.field_separator)
+    with sigterm_interrupts(), spool_table(path, table_format) as table:
         plan = PackingPlan(len(table), config.seed, config.samples_per_shard)
-        identity = _identity(config, table, plan)
+        first_names = [row.image for row in table.rows(np.arange(min(100, len(table))))]
+        images = choose_image_folder(config.images, path, first_names)
+        identity = _identity(path, table, images, plan)
         if not prepare_folder(out, identity, overwrite=config.overwrite):
             print(f"{out.address}: this data set is complete; nothing to do")
             return
-        first_names = [row.image for row in table.rows(np.arange(min(100, len(table))))]
-        images = choose_image_folder(config.images, path, first_names)
         workers = config.workers or len(os.sched_getaffinity(0))
-        packed = _pack_all(table, images, out, plan, workers)
+        try:
+            packed = _pack_all(table, images, out, plan, workers)
+        except KeyboardInterrupt:
+            print("finished shards are kept; the same command goes on with the others", file=sys.stderr)
+            raise
     manifest = _finish(out, packed, identity, images)
     _summarise(out, manifest, packed, time.perf_counter() - begin)
 
 
-def _identity(config: ShardConfig, table: SpooledTable, plan: PackingPlan) -> dict[str, Any]:
+def _identity(path: Path, table: SpooledTable, images: ImageFolder, plan: PackingPlan) -> dict[str, Any]:
     """What the output follows from, so that a rerun can tell whether it is the same job."""
-    with open(table.spool, "rb") as spool:
-        rows_sha256 = file_digest(spool, "sha256").hexdigest()
     return {
-        "tool": "pipeline.shard",
-        "table": Path(config.csv).name,
+        "tool": TOOL,
+        "table": path.name,
         "rows": plan.rows,
-        "rows_sha256": rows_sha256,
+        "rows_sha256": table.sha256,
+        "images": os.path.relpath(images.root, os.path.realpath(path.parent)),  # both may move together
         "seed": plan.seed,
         "samples_per_shard": plan.samples_per_shard,
     }
@@ -112,51 +117,19 @@ def _pack_all(
     table: SpooledTable, images: ImageFolder, out: Folder, plan: PackingPlan, workers: int
 ) -> list[PackedShard]:
     """Pack every shard that is not there yet, in worker processes; all shards in order."""
-    order = plan.order()
     names = [f"{out.name}-{number:06d}.tar" for number in range(plan.shards)]
-    there = set(out.names())
-    packed = {
-        number: PackedShard.from_json(out.read(part_name(name)))
-        for number, name in enumerate(names)
-        if part_name(name) in there
-    }
-    missing = [number for number in range(plan.shards) if number not in packed]
-    done = sum(len(plan.slots(number)) for number in packed)
-    with (
-        tqdm(total=plan.rows, initial=done, unit="row", disable=not sys.stderr.isatty()) as progress,
-        _pool(min(workers, max(1, len(missing)))) as pool,
-    ):
-        numbers = {
-            pool.submit(
-                pack_shard,
-                table,
-                images,
-                out,
-                names[number],
-                plan.slots(number),
-                order[list(plan.slots(number))],
-            ): number
-            for number in missing
-        }
-        try:
-            for future in as_completed(numbers):
-                packed[numbers[future]] = future.result()
-                progress.update(len(plan.slots(numbers[future])))
-        except BrokenProcessPool:
-            raise DataError(
-                "a worker process was killed, most often because memory ran out: start the same command "
-                "again with fewer --workers; finished shards are kept"
-            ) from None
-        except BaseException:
-            pool.shutdown(cancel_futures=True)  # shards in work are finished, the others wait for a rerun
-            raise
-    return [packed[number] for number in range(plan.shards)]
-
-
-def _pool(workers: int) -> ProcessPoolExecutor:
-    """Worker processes that hold nothing of this process's threads and files."""
-    context = multiprocessing.get_context("spawn")
-    return ProcessPoolExecutor(workers, mp_context=context, initializer=prepare_worker)
+    packed = read_parts(out, names)
+    order = plan.order()
+    missing = [(name, plan.slots(n)) for n, name in enumerate(names) if name not in packed]
+    tasks = (
+        PackingTask(name, slots.start, table.rows(order[slots.start : slots.stop])) for name, slots in missing
+    )
+    pack = partial(pack_shard, images=images, out=out)
+    with RowProgress(plan.rows, sum(shard.rows for shard in packed.values())) as progress:
+        for shard in run_in_processes(pack, tasks, max(1, min(workers, len(missing)))):
+            packed[shard.written.record.name] = shard
+            progress.advance(shard.rows)
+    return [packed[name] for name in names]
 
 
 def _finish(
@@ -182,7 +155,7 @@ def _rejected_csv(rejected: list[RejectedRow]) -> bytes:
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["row", "image", "reason"])
     writer.writerows((row.row, row.image, row.reason) for row in rejected)
-    return text.getvalue().encode("utf-8", "surrogatepass")
+    return text.getvalue().encode()
 
 
 def _summarise(out: Folder, manifest: Manifest, packed: list[PackedShard], seconds: float) -> None:
@@ -192,19 +165,11 @@ def _summarise(out: Folder, manifest: Manifest, packed: list[PackedShard], secon
         f"{out.address}: {manifest.samples:,} samples in {len(manifest.shards):,} shards, "
         f"{manifest.total_bytes / 1e6:,.1f} MB ({', '.join(f'{n:,} {name}' for name, n in formats.items())})"
     )
-    print(f"rejected rows: {sum(reasons.values()):,}" + _listed(reasons, out))
+    print(f"rejected rows: {sum(reasons.values()):,}" + (f", see {out.locate(REJECTED)}" if reasons else ""))
+    for reason, count in reasons.most_common():
+        print(f"  {count:>8,} {reason}")
     print(f"{seconds:.1f} s, {manifest.samples / seconds:,.0f} samples/s")
     print(f"next: python -m pipeline.stream --data {out.address} --batch-size 64")
-
-
-def _listed(reasons: Counter[str], out: Folder) -> str:
-    """Reasons and where to read more, where there are any."""
-    return "".join(_reason_lines(reasons)) + (f"\n  see {out.locate(REJECTED)}" if reasons else "")
-
-
-def _reason_lines(reasons: Counter[str]) -> Iterator[str]:
-    for reason, count in reasons.most_common():
-        yield f"\n  {count:>8,} {reason}"
 
 
 if __name__ == "__main__":

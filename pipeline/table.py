@@ -1,22 +1,28 @@
-"""A table of captions, read once in chunks and spooled to a file, so that its rows can be fetched in any
-order.
+"""A table of captions, read once and spooled to a file, so that its rows can be fetched in any order.
 
-Memory holds one chunk and eight bytes a row, whatever the size of the table.
+Memory holds one row, whatever the size of the table. Fields come through exactly as they stand in the file:
+Python's own CSV reader says where a row has too many fields or a quote is left open, where others shift
+columns or guess.
 """
 
 import csv
+import hashlib
 import json
+import os
+import tempfile
+from collections import Counter
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-import pandas as pd
 
 from shards import DataError, UsageError
 
-CHUNK_ROWS = 20_000
+# A quote that is never closed would make the rest of the table one field.
+LONGEST_FIELD = 64 * 2**20
 
 
 @dataclass(frozen=True)
@@ -39,99 +45,136 @@ class Row:
 
 
 class SpooledTable:
-    """The rows of a table in a spool file, by number; cheap to hand to worker processes."""
+    """The rows of a table, by number, in unnamed temporary files: they vanish with this process, however it
+    ends.
 
-    def __init__(self, spool: Path, offsets: Path) -> None:
-        self.spool = spool
-        self.offsets = offsets
+    `sha256` is that of the rows, so tables that differ only in how they are written have the same.
+    """
+
+    def __init__(self, rows: BinaryIO, offsets: BinaryIO, sha256: str) -> None:
+        self._rows, self._offsets = rows, offsets
+        self._count = os.fstat(offsets.fileno()).st_size // 8 - 1
+        self.sha256 = sha256
 
     def __len__(self) -> int:
-        return self.offsets.stat().st_size // 8 - 1
+        return self._count
 
-    def rows(self, numbers: np.ndarray) -> Iterator[Row]:
+    def __enter__(self) -> "SpooledTable":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._rows.close()
+        self._offsets.close()
+
+    def rows(self, numbers: np.ndarray) -> list[Row]:
         """The rows of these numbers, in this order."""
-        offsets = np.memmap(self.offsets, "<u8", "r")
-        with open(self.spool, "rb") as file:
-            for number in numbers.tolist():
-                file.seek(int(offsets[number]))
-                image, caption, other = json.loads(file.read(int(offsets[number + 1] - offsets[number])))
-                yield Row(number, image, caption, other)
+        return [self._row(number) for number in numbers.tolist()]
+
+    def _row(self, number: int) -> Row:
+        start, stop = np.frombuffer(os.pread(self._offsets.fileno(), 16, 8 * number), "<u8").tolist()
+        image, caption, other = json.loads(os.pread(self._rows.fileno(), stop - start, start))
+        return Row(number, image, caption, other)
 
 
-def spool_table(path: Path, table: TableFormat, folder: Path) -> SpooledTable:
-    """Read a CSV file once and write its rows into `folder`.
+def spool_table(path: Path, table: TableFormat) -> SpooledTable:
+    """Read a CSV file once and spool its rows; the spool is to be closed (`with spool_table(…) as rows`).
 
-    Raises UsageError where the file is missing, is not UTF-8, has no rows, or lacks one of the two columns.
+    Raises UsageError where the file is missing, malformed, not UTF-8, has no rows, or lacks one of the two
+    columns; DataError where reading it or writing the spool fails.
     """
-    spooled = SpooledTable(folder / "rows.jsonl", folder / "offsets.bin")
+    digest = hashlib.sha256()
     offset = 0
+    with ExitStack() as opened:
+        try:
+            rows, offsets = (opened.enter_context(tempfile.TemporaryFile(buffering=2**20)) for _ in range(2))
+            for row in _read_csv(path, table):
+                offsets.write(offset.to_bytes(8, "little"))
+                line = json.dumps(row, ensure_ascii=False).encode()
+                offset += rows.write(line)
+                digest.update(line)
+            offsets.write(offset.to_bytes(8, "little"))
+            rows.flush()
+            offsets.flush()
+        except OSError as error:
+            raise DataError(
+                f"{path} could not be copied to the temporary folder {tempfile.gettempdir()}: {error}; if "
+                "that disk is full, set TMPDIR to a folder on another"
+            ) from error
+        if not offset:
+            raise UsageError(f"{path}: the table has no rows")
+        opened.pop_all()
+    return SpooledTable(rows, offsets, digest.hexdigest())
+
+
+def _read_csv(path: Path, table: TableFormat) -> Iterator[tuple[str, str, dict[str, str]]]:
+    """(image, caption, other columns) of every row; empty lines are no rows."""
+    csv.field_size_limit(LONGEST_FIELD)
+    begin = 1  # the line at which the row that is read now begins
     try:
-        with open(spooled.spool, "wb") as rows, open(spooled.offsets, "wb") as offsets:
-            for chunk in _chunks(path, table):
-                offset = _spool_chunk(chunk, table, rows, offsets, offset)
-            offsets.write(np.uint64(offset).tobytes())
-    except OSError as error:
-        raise DataError(
-            f"{path} could not be copied to the temporary folder {folder}: {error}; if that disk is full, "
-            "set TMPDIR to a folder on another"
-        ) from error
-    if not len(spooled):
-        raise UsageError(f"{path}: the table has no rows")
-    return spooled
-
-
-def _spool_chunk(
-    chunk: pd.DataFrame, table: TableFormat, rows: BinaryIO, offsets: BinaryIO, offset: int
-) -> int:
-    """Append a chunk's rows; the offset after them."""
-    images, captions = chunk[table.image_key], chunk[table.caption_key]
-    others = chunk.drop(columns=[table.image_key, table.caption_key]).to_dict("records")
-    starts = np.empty(len(chunk), "<u8")
-    for index, row in enumerate(zip(images, captions, others, strict=True)):
-        line = json.dumps(row, ensure_ascii=False).encode("utf-8", "surrogatepass")
-        starts[index] = offset
-        offset += len(line)
-        rows.write(line)
-    offsets.write(starts.tobytes())
-    return offset
-
-
-def _chunks(path: Path, table: TableFormat) -> Iterator[pd.DataFrame]:
-    """The table in chunks, every field as the text that stands in the file."""
-    try:
-        with pd.read_csv(
-            path,
-            sep=table.separator,
-            dtype=str,
-            keep_default_na=False,
-            na_filter=False,
-            encoding="utf-8-sig",
-            chunksize=CHUNK_ROWS,
-            engine="c",
-            quoting=csv.QUOTE_MINIMAL,
-        ) as reader:
-            for number, chunk in enumerate(reader):
-                if not number:
-                    _check_columns(path, table, [str(column) for column in chunk.columns])
-                yield chunk
+        with open(path, encoding="utf-8-sig", newline="") as file:
+            reader = csv.reader(file, delimiter=table.separator, strict=True)
+            header = next(reader, None)
+            if header is None:
+                raise UsageError(f"{path}: the table is empty")
+            _check_columns(path, table, header)
+            image, caption = header.index(table.image_key), header.index(table.caption_key)
+            others = [(at, name) for at, name in enumerate(_distinct(header)) if at not in (image, caption)]
+            begin = reader.line_num + 1
+            for fields in reader:
+                if len(fields) > len(header):
+                    raise UsageError(
+                        f"{path}: the row at line {begin:,} has {len(fields)} fields, the header "
+                        f"{len(header)}: put fields that hold {table.separator!r} in double quotes"
+                    )
+                if fields:
+                    fields += [""] * (len(header) - len(fields))
+                    yield fields[image], fields[caption], {name: fields[at] for at, name in others}
+                begin = reader.line_num + 1
     except FileNotFoundError:
         raise UsageError(f"{path}: no such table") from None
     except IsADirectoryError:
         raise UsageError(f"{path} is a folder; --csv takes a table of images and captions") from None
-    except UnicodeDecodeError as error:
+    except UnicodeDecodeError:
         raise UsageError(
-            f"{path}: not UTF-8 ({error.reason} at byte {error.start:,} of a chunk); convert it, for example "
-            f"with 'iconv -f latin1 -t utf-8'"
+            f"{path}: not UTF-8 ({_undecodable(path)}); convert it, for example with "
+            "'iconv -f latin1 -t utf-8'"
+        ) from None
+    except csv.Error as error:
+        raise UsageError(
+            f"{path}: not a well-formed table: {error}, in the row that begins at line {begin:,}; a quote "
+            "inside a quoted field is written twice"
         ) from error
-    except pd.errors.EmptyDataError:
-        raise UsageError(f"{path}: the table is empty") from None
-    except pd.errors.ParserError as error:
-        reason = str(error).removeprefix("Error tokenizing data. C error: ").strip()
-        raise UsageError(f"{path}: not a well-formed table: {reason}") from error
+    except OSError as error:
+        raise DataError(f"{path}: reading the table failed: {error}") from error
+
+
+def _undecodable(path: Path) -> str:
+    """Where the first bytes are that are not UTF-8."""
+    offset = 0
+    with open(path, "rb") as file:
+        for number, line in enumerate(file, 1):
+            try:
+                line.decode()
+            except UnicodeDecodeError as error:
+                return f"line {number:,}, byte {offset + error.start:,} of the file: {error.reason}"
+            offset += len(line)
+    return "the file changed while it was read"
+
+
+def _distinct(header: list[str]) -> list[str]:
+    """Column names with a number after those that were there before: a, a.1, a.2."""
+    seen: Counter[str] = Counter()
+    names = []
+    for name in header:
+        names.append(f"{name}.{seen[name]}" if seen[name] else name)
+        seen[name] += 1
+    return names
 
 
 def _check_columns(path: Path, table: TableFormat, columns: list[str]) -> None:
     for flag, wanted in (("--image-key", table.image_key), ("--caption-key", table.caption_key)):
+        if (count := columns.count(wanted)) > 1:
+            raise UsageError(f"{path}: {count} columns are named {wanted!r}: rename all but one")
         if wanted in columns:
             continue
         hint = f"name the right one with {flag}"
