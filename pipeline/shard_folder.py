@@ -26,16 +26,16 @@ def prepare_folder(out: Folder, identity: dict[str, Any], *, overwrite: bool) ->
             out.delete(name)
     names = out.names()
     theirs = _identity_there(out, names)
+    tars = [name for name in names if name.endswith(".tar")]
     if theirs is not None and theirs != identity:
-        differing = "; ".join(
+        differing = (
             _difference(key, theirs.get(key, "none"), identity.get(key, "none"))
             for key in {**theirs, **identity}
             if theirs.get(key) != identity.get(key)
         )
-        raise UsageError(
-            f"{out.address} holds another data set ({differing}): choose another --out, or replace it with "
-            "--overwrite"
-        )
+        raise _refused(out, "; ".join(differing))
+    if theirs is None and tars and not overwrite:
+        raise _refused(out, f"{len(tars):,} tar files that are not of this job, such as {tars[0]}")
     _delete_leftovers(out, names)
     if MANIFEST in names:
         delete_parts(out)
@@ -52,9 +52,13 @@ def _identity_there(out: Folder, names: list[str]) -> dict[str, Any] | None:
     if PLAN in names:
         plan: dict[str, Any] = json.loads(out.read(PLAN))
         return plan
-    if tars := [name for name in names if name.endswith(".tar")]:
-        return {"files": f"{len(tars)} tar files that are not of this job, such as {tars[0]}"}
     return None
+
+
+def _refused(out: Folder, what: str) -> UsageError:
+    return UsageError(
+        f"{out.address} holds another data set ({what}): choose another --out, or replace it with --overwrite"
+    )
 
 
 def _difference(key: str, theirs: object, ours: object) -> str:

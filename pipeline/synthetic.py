@@ -1,8 +1,8 @@
 """The demo's data set: figure-like pictures with captions that say what is in them, drawn the same every
 time.
 
-It has PMC-OA's shape (file names with PMC ids, several figures of an article in neighbouring rows), and what
-a caption names can be seen at 64 pixels, so a tiny model can learn to match the two.
+It has PMC-OA's shape (file names with PMC ids, several figures of an article in neighbouring rows). Whatever a
+caption names can be seen in the middle square at 64 pixels, which is what a tiny model sees of a figure.
 """
 
 import csv
@@ -32,14 +32,15 @@ CORNERS = {
     "lower right": (0.72, 0.72),
     "central": (0.5, 0.5),
 }
-TISSUES = ("liver", "kidney", "colon", "breast", "skin", "lung")
-PROTEINS = ("p53", "actin", "GAPDH", "EGFR", "tubulin", "HER2")
+ORDINALS = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh")
+EDGE = 0.06  # share of a side kept clear of whatever is counted: evaluation crops to the middle square
 
 Drawing = tuple[Image.Image, str]
 
 
 def _canvas(rng: random.Random, colour: tuple[int, int, int] = (255, 255, 255)) -> Image.Image:
-    return Image.new("RGB", (rng.randrange(170, 220), rng.randrange(160, 200)), colour)
+    width = rng.randrange(165, 215)
+    return Image.new("RGB", (width, round(width * rng.uniform(0.93, 1.07))), colour)
 
 
 def _two_colours(rng: random.Random) -> tuple[str, str]:
@@ -98,7 +99,7 @@ def bars(rng: random.Random) -> Drawing:
         draw.rectangle(
             [x, bottom - height, x + step * 0.65, bottom - 1], fill=COLOURS[name], outline=(0, 0, 0)
         )
-    place = ("first", "second", "third", "fourth", "fifth", "sixth")[tallest]
+    place = ORDINALS[tallest]
     caption = rng.choice(
         [
             f"Bar chart with {NUMBERS[count - 1]} {name} bars; the {place} group is the highest.",
@@ -111,7 +112,7 @@ def bars(rng: random.Random) -> Drawing:
 def curves(rng: random.Random) -> Drawing:
     """A line plot of two curves with named colours and trends."""
     names = _two_colours(rng)
-    trends = [rng.choice(["rises", "falls", "peaks in the middle", "stays flat"]) for _ in names]
+    trends = rng.sample(["rises", "falls", "peaks in the middle", "dips in the middle", "stays flat"], 2)
     image = _canvas(rng)
     draw = ImageDraw.Draw(image)
     left, bottom, top = 20, image.height - 18, 12
@@ -120,13 +121,14 @@ def curves(rng: random.Random) -> Drawing:
         "rises": lambda t: 0.1 + 0.75 * t,
         "falls": lambda t: 0.85 - 0.75 * t,
         "peaks in the middle": lambda t: 0.1 + 0.75 * math.sin(math.pi * t),
+        "dips in the middle": lambda t: 0.85 - 0.75 * math.sin(math.pi * t),
         "stays flat": lambda t: 0.5,
     }
-    for index, (name, trend) in enumerate(zip(names, trends, strict=True)):
+    for name, trend in zip(names, trends, strict=True):
         points = []
         for step in range(24):
             t = step / 23
-            y = shapes[trend](t) + 0.06 * index + rng.uniform(-0.02, 0.02)
+            y = shapes[trend](t) + rng.uniform(-0.02, 0.02)
             points.append((left + 4 + t * (image.width - left - 16), bottom - y * (bottom - top)))
         draw.line(points, fill=COLOURS[name], width=4)
     caption = rng.choice(
@@ -139,34 +141,35 @@ def curves(rng: random.Random) -> Drawing:
 
 
 def blot(rng: random.Random) -> Drawing:
-    """A Western blot: dark bands in some of its lanes."""
-    lanes, protein = rng.randrange(3, 8), rng.choice(PROTEINS)
-    strong = rng.randrange(lanes)
-    rows = 1 + PROTEINS.index(protein) % 3
-    image = _canvas(rng, (205, 205, 205))
+    """A Western blot: rows of bands, strongest in one lane and absent from another."""
+    lanes, rows, dark = rng.randrange(3, 8), rng.randrange(1, 4), rng.random() < 0.5
+    strong, absent = rng.sample(range(lanes), 2)
+    ground, weak, band = (45, 105, 245) if dark else (210, 150, 10)
+    image = _canvas(rng, (ground,) * 3)
     draw = ImageDraw.Draw(image)
-    step = image.width / lanes
+    step = image.width * (1 - 2 * EDGE) / lanes
     for row in range(rows):
         y = image.height * (row + 1) / (rows + 1)
         for lane in range(lanes):
-            shade, height = (15, 9) if lane == strong else (150, 4)
-            x = (lane + 0.5) * step
-            draw.ellipse([x - step * 0.36, y - height, x + step * 0.36, y + height], fill=(shade,) * 3)
-    place = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh")[strong]
+            if lane == absent:
+                continue
+            shade, height = (band, 9) if lane == strong else (weak, 5)
+            x = image.width * EDGE + (lane + 0.5) * step
+            draw.ellipse([x - step * 0.38, y - height, x + step * 0.38, y + height], fill=(shade,) * 3)
+    film, row_words = ("dark" if dark else "light"), f"{NUMBERS[rows - 1]} row{'s' * (rows > 1)} of bands"
     caption = rng.choice(
         [
-            f"Western blot of {protein}: {NUMBERS[lanes - 1]} lanes, strongest band in the {place} lane, "
-            f"{NUMBERS[rows - 1]} row{'s' * (rows > 1)}.",
-            f"Immunoblot with {NUMBERS[lanes - 1]} lanes and {NUMBERS[rows - 1]} row{'s' * (rows > 1)} of "
-            f"bands; {protein} is increased in the {place} lane.",
+            f"Western blot on a {film} film, {NUMBERS[lanes - 1]} lanes with {row_words}; strongest in the "
+            f"{ORDINALS[strong]} lane, absent from the {ORDINALS[absent]}.",
+            f"Immunoblot ({film} film) of {NUMBERS[lanes - 1]} samples, {row_words}: increased in lane "
+            f"{strong + 1}, no signal in lane {absent + 1}.",
         ]
     )
     return image.filter(ImageFilter.GaussianBlur(1.2)).convert("L"), caption
 
 
 def scan(rng: random.Random) -> Drawing:
-    """A grayscale slice with a bright or dark lesion in a named place."""
-    corner, bright, large = rng.choice(list(CORNERS)), rng.random() < 0.5, rng.random() < 0.5
+    """A grayscale slice with two lesions, each bright or dark, large or small, in a named place."""
     modality = rng.choice(["CT", "MRI"])
     image = _canvas(rng, (0, 0, 0))
     draw = ImageDraw.Draw(image)
@@ -177,43 +180,50 @@ def scan(rng: random.Random) -> Drawing:
     for _ in range(12):
         x, y = rng.uniform(0.2, 0.75) * width, rng.uniform(0.2, 0.75) * height
         draw.ellipse([x, y, x + width * 0.12, y + height * 0.1], fill=(rng.randrange(80, 110),) * 3)
-    x, y = (share * size for share, size in zip(CORNERS[corner], image.size, strict=True))
-    radius = width * (0.13 if large else 0.07)
-    draw.ellipse([x - radius, y - radius, x + radius, y + radius], fill=(250,) * 3 if bright else (5,) * 3)
-    kind, size = ("hyperdense" if bright else "hypodense"), "large" if large else "small"
+    lesions = []
+    for corner in rng.sample(list(CORNERS), rng.choice([1, 2, 2])):
+        bright, large = rng.random() < 0.5, rng.random() < 0.5
+        x, y = (share * size for share, size in zip(CORNERS[corner], image.size, strict=True))
+        radius = width * (0.13 if large else 0.07)
+        box = [x - radius, y - radius, x + radius, y + radius]
+        draw.ellipse(box, fill=(250,) * 3 if bright else (5,) * 3)
+        lesions.append((f"{'large' if large else 'small'} {'hyper' if bright else 'hypo'}dense", corner))
     caption = rng.choice(
         [
-            f"Axial {modality} showing a {size} {kind} lesion in the {corner} region.",
-            f"{modality} scan: {size}, {kind} mass, {corner} part of the slice.",
+            f"Axial {modality} showing "
+            + " and ".join(f"a {k} lesion in the {c} region" for k, c in lesions),
+            f"{modality} slice: " + ", ".join(f"{k} mass in the {c} part" for k, c in lesions),
         ]
     )
-    return image.filter(ImageFilter.GaussianBlur(1.5)).convert("L"), caption
+    return image.filter(ImageFilter.GaussianBlur(1.5)).convert("L"), caption + "."
 
 
 def histology(rng: random.Random) -> Drawing:
-    """A stained section: many or few nuclei on tissue of a colour."""
-    tissue, stain, dense = (
-        rng.choice(TISSUES),
-        rng.choice(["pink", "yellow", "pale green", "pale blue"]),
-        rng.random() < 0.5,
-    )
-    ground = {
+    """A stained section: many or few nuclei on stroma of a colour, with glands or vessels in some."""
+    grounds = {
         "pink": (235, 175, 200),
         "yellow": (240, 225, 150),
         "pale green": (190, 225, 190),
         "pale blue": (180, 205, 235),
     }
-    nuclei = rng.choice(list(COLOURS))
-    image = _canvas(rng, ground[stain])
+    stain, nuclei = rng.choice(list(grounds)), rng.choice(list(COLOURS))
+    dense, holes = rng.random() < 0.5, rng.randrange(4)
+    image = _canvas(rng, grounds[stain])
     draw = ImageDraw.Draw(image)
     for _ in range(110 if dense else 24):
         x, y, radius = rng.uniform(0, image.width), rng.uniform(0, image.height), rng.uniform(3, 6)
         draw.ellipse([x - radius, y - radius * 0.8, x + radius, y + radius * 0.8], fill=COLOURS[nuclei])
+    places = [place for corner, place in CORNERS.items() if corner != "central"]
+    for x_share, y_share in rng.sample(places, holes):
+        x, y, radius = x_share * image.width, y_share * image.height, image.width * rng.uniform(0.11, 0.15)
+        box = [x - radius, y - radius, x + radius, y + radius]
+        draw.ellipse(box, fill=(255, 255, 255), outline=COLOURS[nuclei], width=5)
     amount = "densely packed" if dense else "sparse"
+    glands = f"{NUMBERS[holes - 1]} open gland{'s' * (holes > 1)}" if holes else "no glands"
     caption = rng.choice(
         [
-            f"Histology of {tissue}: {amount} {nuclei} nuclei in {stain} stroma.",
-            f"Stained section of the {tissue} with {amount} nuclei ({nuclei}) on a {stain} background.",
+            f"Histology: {amount} {nuclei} nuclei in {stain} stroma with {glands}.",
+            f"Stained section with {glands} and {amount} nuclei ({nuclei}) on a {stain} background.",
         ]
     )
     return image, caption
@@ -230,7 +240,7 @@ def scatter(rng: random.Random) -> Drawing:
     for _ in range(count):
         t = rng.random()
         y = {"positive": t, "negative": 1 - t, "no": rng.random()}[trend] + rng.uniform(-0.08, 0.08)
-        x = left + 6 + t * (image.width - left - 22)
+        x = left + 6 + t * (image.width - left - 26)
         y = bottom - (0.08 + 0.84 * min(1, max(0, y))) * (bottom - top)
         group = names[0] if t < 0.5 else names[1]
         draw.ellipse([x - 4, y - 4, x + 4, y + 4], fill=COLOURS[group])
@@ -252,15 +262,16 @@ def trace(rng: random.Random) -> Drawing:
     grid = rng.choice(["pink", "gray"])
     image = _canvas(rng, (255, 240, 240) if grid == "pink" else (240, 240, 240))
     draw = ImageDraw.Draw(image)
-    for offset in range(0, image.width, 14):
+    for offset in range(0, max(image.size), 14):
         colour = (240, 190, 190) if grid == "pink" else (200, 200, 200)
         draw.line([offset, 0, offset, image.height], fill=colour)
         draw.line([0, offset, image.width, offset], fill=colour)
-    middle, step, sign = image.height / 2, image.width / beats, 1 if inverted else -1
+    middle, sign = image.height / 2, 1 if inverted else -1
+    left, step = image.width * EDGE, image.width * (1 - 2 * EDGE) / beats
     points = []
     for beat in range(beats):
         for share, rise in ((0.0, 0), (0.35, 0), (0.45, 0.75), (0.55, -0.25), (0.65, 0), (1.0, 0)):
-            points.append(((beat + share) * step, middle + sign * rise * middle))
+            points.append((left + (beat + share) * step, middle + sign * rise * middle))
     draw.line(points, fill=COLOURS[name], width=3)
     shape = "inverted" if inverted else "upright"
     caption = rng.choice(

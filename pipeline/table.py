@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO
 
 import numpy as np
 
@@ -51,7 +51,7 @@ class SpooledTable:
     `sha256` is that of the rows, so tables that differ only in how they are written have the same.
     """
 
-    def __init__(self, rows: BinaryIO, offsets: BinaryIO, sha256: str) -> None:
+    def __init__(self, rows: IO[bytes], offsets: IO[bytes], sha256: str) -> None:
         self._rows, self._offsets = rows, offsets
         self._count = os.fstat(offsets.fileno()).st_size // 8 - 1
         self.sha256 = sha256
