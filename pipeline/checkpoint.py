@@ -83,7 +83,12 @@ class Checkpoint:
             ) from error
         if not isinstance(content, dict) or content.pop("format_version", None) != FORMAT_VERSION:
             raise UsageError(f"{path}: not a checkpoint of pipeline.train (format version {FORMAT_VERSION})")
-        return cls(**{**content, "data": DataState(**content["data"])})
+        try:
+            return cls(**{**content, "data": DataState(**content["data"])})
+        except (TypeError, KeyError) as error:
+            raise UsageError(
+                f"{path}: not a checkpoint of this version of pipeline.train ({error})"
+            ) from error
 
 
 def resolve(path: Path) -> Path:

@@ -81,9 +81,8 @@ def _data_address(data: "bytes | memoryview") -> str:
 
 
 _STYLE = """
-body { font: 14px/1.4 system-ui, sans-serif; margin: 2rem auto; max-width: 1280px; padding: 0 1rem; color:
-#1d2733;
-       background: #f5f7f9 }
+body { font: 14px/1.4 system-ui, sans-serif; margin: 2rem auto; max-width: 1280px; padding: 0 1rem;
+       color: #1d2733; background: #f5f7f9 }
 h1 { font-size: 1.5rem; margin-bottom: .5rem } h2 { font-size: 1.15rem; margin: 2.2rem 0 .8rem }
 pre { background: #fff; padding: 1rem; border: 1px solid #dde3e9; border-radius: 8px; display: inline-block }
 .row { display: flex; gap: 1.2rem; margin-bottom: 1rem; align-items: stretch }

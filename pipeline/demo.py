@@ -6,6 +6,7 @@
 Prints and runs the same commands that you would, one after the other. Run again, it goes on where it stopped.
 """
 
+import csv
 import re
 import shlex
 import subprocess
@@ -16,10 +17,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-import pandas as pd
+import numpy as np
 import tyro
 
+from pipeline.checks import check_at_least, local_path
 from pipeline.cli import main
+from pipeline.images import choose_image_folder
+from pipeline.table import TableFormat, spool_table
 from shards import DataError, UsageError
 from shards.hashing import derive, uniforms
 
@@ -61,11 +65,12 @@ class DemoConfig:
 
 def demo(config: DemoConfig) -> None:
     """Prepare the tables, then run the commands."""
+    check_at_least(config, batch_size=1, epochs=1)
     begin = time.perf_counter()
-    size, out = SHORT if config.short else FULL, Path(config.out)
+    size, out = SHORT if config.short else FULL, local_path("--out", config.out)
     if config.csv:
-        tables = _split_table(Path(config.csv), out / "data")
-        images = ["--images", config.images or str(_image_folder(Path(config.csv)))]
+        tables, root = _split_table(Path(config.csv), config.images, out / "data")
+        images = ["--images", str(root)]
     else:
         tables, images = _draw(size, out / "data"), []
     for command in _commands(config, size, tables, images, out):
@@ -114,34 +119,32 @@ def _draw(size: Size, folder: Path) -> dict[str, Path]:
     return tables
 
 
-def _image_folder(table: Path) -> Path:
-    """Where a table's images are when no flag says so: in `images` beside it, or else beside it."""
-    return table.parent / "images" if (table.parent / "images").is_dir() else table.parent
+def _split_table(path: Path, images: str | None, folder: Path) -> tuple[dict[str, Path], Path]:
+    """Split a table eight to one to one by a hash of the article, so that no article is in two splits.
 
-
-def _split_table(path: Path, folder: Path) -> dict[str, Path]:
-    """Split a table eight to one to one by a hash of the article, so that no article is in two splits."""
-    try:
-        table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")
-    except (OSError, ValueError) as error:
-        raise UsageError(f"{path}: cannot be read as a table: {error}") from error
-    if "image" not in table.columns or "caption" not in table.columns:
-        listed = ", ".join(repr(column) for column in table.columns)
-        raise UsageError(f"{path}: the demo needs columns 'image' and 'caption'; there are {listed}")
-    articles = table["image"].map(lambda name: (re.match(r"(.*/)?(PMC\d+)", name) or [name] * 3)[2])
-    where = articles.map(lambda article: float(uniforms(derive(*article.encode()), 1)[0]))
-    bounds = {"train": (0.0, 0.8), "valid": (0.8, 0.9), "test": (0.9, 1.0)}
+    The tables, and the folder of their images.
+    """
+    with spool_table(path, TableFormat()) as table:
+        rows = table.rows(np.arange(len(table)))
+    split_of = {row.number: _split(row.image) for row in rows}
     folder.mkdir(parents=True, exist_ok=True)
-    tables = {}
-    for split, (low, high) in bounds.items():
-        rows = table[(where >= low) & (where < high)]
-        if rows.empty:
-            raise UsageError(
-                f"{path}: too few articles to split {len(table)} rows into train, valid and test"
-            )
-        tables[split] = folder / f"{split}.csv"
-        rows.to_csv(tables[split], index=False)
-    return tables
+    tables = {split: folder / f"{split}.csv" for split in SPLITS}
+    for split, target in tables.items():
+        own = [row for row in rows if split_of[row.number] == split]
+        if not own:
+            raise UsageError(f"{path}: too few articles to split {len(rows)} rows into {', '.join(SPLITS)}")
+        with open(target, "w", encoding="utf-8", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(["image", "caption", *own[0].other])
+            writer.writerows([row.image, row.caption, *row.other.values()] for row in own)
+    return tables, choose_image_folder(images, path, [row.image for row in rows[:100]]).root
+
+
+def _split(image: str) -> str:
+    """The split of an image: that of its article, where the name begins with a PMC id."""
+    article = re.match(r"PMC\d+", image.rpartition("/")[2])
+    share = float(uniforms(derive(*(article[0] if article else image).encode()), 1)[0])
+    return "train" if share < 0.8 else "valid" if share < 0.9 else "test"
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ import torch
 import torch.distributed as dist
 
 from pipeline.checkpoint import Checkpoint, resolve
+from pipeline.checks import check_at_least, local_path
 from pipeline.cli import main
 from pipeline.data import evaluation_loader, make_options
 from pipeline.decode import EvalImages
@@ -44,7 +45,7 @@ class EvaluateConfig:
     """Decoding threads of each process; without it, the machine's cores shared among its processes."""
     prefetch_bytes: int | None = None
     """Bytes each process reads ahead of use; without it, 2 GiB shared among a machine's processes."""
-    out: str | None = None
+    metrics: str | None = None
     """File for the figures (JSON); without it, evaluation/DATA-CHECKPOINT.json in the run's folder."""
     contact_sheet: str | None = None
     """File for a page (HTML) of queries with their best matches."""
@@ -52,9 +53,9 @@ class EvaluateConfig:
 
 def evaluate(config: EvaluateConfig) -> None:
     """Compute features, then ranks; print and write them."""
-    for flag, value in (("--batch-size", config.batch_size), ("--workers", config.workers)):
-        if value is not None and value < 1:
-            raise UsageError(f"{flag} {value}: it must be at least 1")
+    check_at_least(config, batch_size=1, workers=1, prefetch_bytes=0)
+    for flag, value in (("--metrics", config.metrics), ("--contact-sheet", config.contact_sheet)):
+        local_path(flag, value or "")
     topology = Topology.from_environment()
     path = resolve(Path(config.checkpoint))
     checkpoint = Checkpoint.load(path)
@@ -75,10 +76,10 @@ def evaluate(config: EvaluateConfig) -> None:
     if topology.is_main:
         metrics = retrieval_metrics(features.image, features.text)
         print(f"{config.data}: {len(dataset):,} pairs; {path}: step {checkpoint.step:,}")
-        print(metrics.table())
+        print(metrics.table(), flush=True)
         out = (
-            Path(config.out)
-            if config.out
+            Path(config.metrics)
+            if config.metrics
             else path.parent.parent / "evaluation" / f"{dataset.name}-{path.stem}.json"
         )
         report = {

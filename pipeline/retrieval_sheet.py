@@ -35,7 +35,7 @@ def write_retrieval_sheet(
     sections = {}
     for name, (asking, answering, ask, answer) in directions.items():
         scores, found = top_matches(asking[chosen], answering, MATCHES)
-        ranks = retrieval_ranks(asking, answering)
+        ranks = retrieval_ranks(asking[chosen], answering, chosen)
         sections[name] = [
             Query(
                 ask(dataset.read_sample(number)),
@@ -43,7 +43,7 @@ def write_retrieval_sheet(
                     Match(answer(dataset.read_sample(index)), score, index == number)
                     for index, score in zip(found[row].tolist(), scores[row].tolist(), strict=True)
                 ],
-                float(ranks[number]),
+                float(ranks[row]),
             )
             for row, number in enumerate(chosen.tolist())
         ]

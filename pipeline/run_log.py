@@ -46,7 +46,7 @@ def _entries(path: Path, step: int) -> list[dict[str, Any]]:
             entry = json.loads(line)
         except ValueError:
             continue
-        if entry["step"] <= step:
+        if isinstance(entry, dict) and entry.get("step", step + 1) <= step:
             entries.append(entry)
     return entries
 

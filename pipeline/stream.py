@@ -8,17 +8,16 @@ RANK and WORLD_SIZE in the environment choose a rank's share; no process group i
 torchrun the first process writes the keys of all of them.
 """
 
-import os
 import sys
 import time
 import zlib
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TextIO
 
 import torch.distributed as dist
 from tqdm import tqdm
 
+from pipeline.checks import check_at_least, check_share, local_path
 from pipeline.cli import main
 from pipeline.data import check_global_batch, describe, make_options, reading_advice, training_loader
 from pipeline.decode import TrainImages
@@ -60,17 +59,13 @@ class StreamConfig:
 
 def stream(config: StreamConfig) -> None:
     """Run the loader, write keys, and print rates."""
+    check_at_least(config, batch_size=1, batches=1, start=0, seed=0, lanes=1, image_size=1, workers=1)
+    check_at_least(config, prefetch_bytes=0)
+    check_share(config, "crop_scale")
     topology = Topology.from_environment()
     dataset = open_dataset(config.data)
     global_batch = config.batch_size * topology.world_size
     check_global_batch(global_batch, topology, dataset)
-    for flag, value, least in (
-        ("--start", config.start, 0),
-        ("--lanes", config.lanes, 1),
-        ("--workers", config.workers, 1),
-    ):
-        if value is not None and value < least:
-            raise UsageError(f"{flag} {value}: it must be at least {least}")
     if config.checksums and not config.keys:
         raise UsageError("--checksums adds a column to --keys FILE: give that too")
     batches = -(-len(dataset) // global_batch) if config.batches is None else config.batches
@@ -132,8 +127,9 @@ def _consume(
     )
 
 
-def _open_keys(path: str) -> TextIO:
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
+def _open_keys(flag: str) -> TextIO:
+    path = local_path("--keys", flag)
+    path.parent.mkdir(parents=True, exist_ok=True)
     return open(path, "w", encoding="utf-8", errors="surrogateescape")
 
 
@@ -145,7 +141,7 @@ def _key_lines(batch: Batch, checksums: bool) -> list[tuple[int, str]]:
         if checksums:
             pixels = batch.images[index].permute(1, 2, 0).contiguous().numpy()
             line += f"\t{zlib.crc32(pixels.tobytes()):08x}"
-        lines.append((position, line + os.linesep))
+        lines.append((position, line + "\n"))
     return lines
 
 

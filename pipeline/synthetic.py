@@ -1,8 +1,8 @@
 """The demo's data set: figure-like pictures with captions that say what is in them, drawn the same every
 time.
 
-It has PMC-OA's shape (file names with PMC ids, several figures of an article in neighbouring rows). Whatever a
-caption names can be seen in the middle square at 64 pixels, which is what a tiny model sees of a figure.
+It has PMC-OA's shape (file names with PMC ids, several figures of an article in neighbouring rows). Whatever
+a caption names can be seen in the middle square at 64 pixels, which is what a tiny model sees of a figure.
 """
 
 import csv
@@ -85,25 +85,28 @@ def cells(rng: random.Random) -> Drawing:
 
 
 def bars(rng: random.Random) -> Drawing:
-    """A bar chart of one colour whose tallest bar is named."""
-    name, count = rng.choice(list(COLOURS)), rng.randrange(2, 7)
-    tallest = rng.randrange(count)
+    """A bar chart of one colour whose tallest and shortest bars are named."""
+    name, count = rng.choice(list(COLOURS)), rng.randrange(3, 7)
+    tallest, shortest = rng.sample(range(count), 2)
+    heights = [rng.uniform(0.38, 0.62) for _ in range(count)]
+    heights[tallest], heights[shortest] = 0.95, 0.12
     image = _canvas(rng)
     draw = ImageDraw.Draw(image)
     left, bottom, top = 24, image.height - 20, 14
     draw.line([left, top, left, bottom, image.width - 8, bottom], fill=(0, 0, 0), width=2)
     step = (image.width - left - 16) / count
     for index in range(count):
-        height = (bottom - top) * (0.95 if index == tallest else rng.uniform(0.2, 0.6))
+        height = (bottom - top) * heights[index]
         x = left + 6 + index * step
         draw.rectangle(
             [x, bottom - height, x + step * 0.65, bottom - 1], fill=COLOURS[name], outline=(0, 0, 0)
         )
-    place = ORDINALS[tallest]
+    high, low = ORDINALS[tallest], ORDINALS[shortest]
     caption = rng.choice(
         [
-            f"Bar chart with {NUMBERS[count - 1]} {name} bars; the {place} group is the highest.",
-            f"Mean expression in {NUMBERS[count - 1]} groups ({name} bars), greatest in the {place} group.",
+            f"Bar chart with {NUMBERS[count - 1]} {name} bars; the {high} is highest, the {low} lowest.",
+            f"Mean expression in {NUMBERS[count - 1]} groups ({name} bars), greatest in the {high} group and "
+            f"least in the {low}.",
         ]
     )
     return image, caption
@@ -169,7 +172,7 @@ def blot(rng: random.Random) -> Drawing:
 
 
 def scan(rng: random.Random) -> Drawing:
-    """A grayscale slice with two lesions, each bright or dark, large or small, in a named place."""
+    """A grayscale slice with one or two lesions, each bright or dark, large or small, in a named place."""
     modality = rng.choice(["CT", "MRI"])
     image = _canvas(rng, (0, 0, 0))
     draw = ImageDraw.Draw(image)
@@ -181,7 +184,7 @@ def scan(rng: random.Random) -> Drawing:
         x, y = rng.uniform(0.2, 0.75) * width, rng.uniform(0.2, 0.75) * height
         draw.ellipse([x, y, x + width * 0.12, y + height * 0.1], fill=(rng.randrange(80, 110),) * 3)
     lesions = []
-    for corner in rng.sample(list(CORNERS), rng.choice([1, 2, 2])):
+    for corner in rng.sample(list(CORNERS), rng.choice([1, 2, 2, 2])):
         bright, large = rng.random() < 0.5, rng.random() < 0.5
         x, y = (share * size for share, size in zip(CORNERS[corner], image.size, strict=True))
         radius = width * (0.13 if large else 0.07)
@@ -199,7 +202,7 @@ def scan(rng: random.Random) -> Drawing:
 
 
 def histology(rng: random.Random) -> Drawing:
-    """A stained section: many or few nuclei on stroma of a colour, with glands or vessels in some."""
+    """A stained section: many or few nuclei on stroma of a colour, with a number of open glands."""
     grounds = {
         "pink": (235, 175, 200),
         "yellow": (240, 225, 150),

@@ -1,10 +1,12 @@
 """The flags of `pipeline.train`."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
 
+from pipeline.checks import check_at_least, check_share, local_path
 from shards import DEFAULT_LANES, UsageError
 
 DEFAULT_BATCH, DEFAULT_EPOCHS = 64, 10
@@ -72,28 +74,21 @@ class TrainConfig:
 
     def check(self) -> None:
         """Raise UsageError where values are out of range or contradict each other."""
-        least = {
-            "batch_size": 1,
-            "global_batch_size": 1,
-            "epochs": 1,
-            "steps": 1,
-            "warmup": 0,
-            "lanes": 1,
-            "workers": 1,
-        }
-        least |= {"val_frequency": 1, "save_every": 1, "log_every": 1, "prefetch_bytes": 0}
-        for name, bound in least.items():
-            value = getattr(self, name)
-            if value is not None and value < bound:
-                raise UsageError(f"--{name.replace('_', '-')} {value}: it must be at least {bound}")
+        check_at_least(
+            self, batch_size=1, global_batch_size=1, epochs=1, steps=1, warmup=0, lanes=1, workers=1
+        )
+        check_at_least(self, val_frequency=1, save_every=1, log_every=1, prefetch_bytes=0, wd=0, seed=0)
+        check_share(self, "mask_ratio", "crop_scale")
         if self.batch_size and self.global_batch_size:
             raise UsageError(
                 "--batch-size and --global-batch-size say the same thing twice: give one of them"
             )
-        for name in ("mask_ratio", "crop_scale"):
-            if not 0 < getattr(self, name) <= 1:
-                raise UsageError(
-                    f"--{name.replace('_', '-')} {getattr(self, name)}: it must lie above 0 and at most at 1"
-                )
-        if self.lr <= 0:
-            raise UsageError(f"--lr {self.lr}: it must be above 0")
+        for name in ("lr", "eps"):
+            if not 0 < getattr(self, name) < float("inf"):
+                raise UsageError(f"--{name} {getattr(self, name)}: it must be above 0")
+        for name in ("beta1", "beta2"):
+            if not 0 <= getattr(self, name) < 1:
+                raise UsageError(f"--{name} {getattr(self, name)}: it must be at least 0 and below 1")
+        if self.name is not None and (not self.name.strip(".") or Path(self.name).name != self.name):
+            raise UsageError(f"--name {self.name}: a run's name is one folder's name; its place is --logs")
+        local_path("--logs", self.logs)

@@ -4,7 +4,7 @@ or nothing.
 
 import os
 import posixpath
-import tempfile
+import uuid
 from pathlib import Path
 from typing import Any
 
@@ -121,14 +121,13 @@ def write_atomically(path: "str | os.PathLike[str]", data: "bytes | memoryview")
     """Write a local file under a temporary name, flush it to disk, and move it into place."""
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".tmp")
+    temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}.tmp")
     try:
-        with os.fdopen(handle, "wb") as file:
+        with open(temporary, "xb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
         os.replace(temporary, target)
     except BaseException:
-        os.unlink(temporary)
+        temporary.unlink(missing_ok=True)
         raise

@@ -1,100 +1,140 @@
-"""docs/flags.md against the parsers: every flag is in the table with its default and aliases, and nothing
-else is.
+"""docs/flags.md against the parsers: every flag is in the table with its default, aliases and meaning, and
+nothing else is.
 """
 
+import ast
 import dataclasses
 import importlib
+import itertools
 import re
 import typing
+from collections import defaultdict
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-COMMANDS = {
-    "shard": "pipeline.shard.ShardConfig",
-    "stream": "pipeline.stream.StreamConfig",
-    "train": "pipeline.train_config.TrainConfig",
-    "evaluate": "pipeline.evaluate.EvaluateConfig",
-    "demo": "pipeline.demo.DemoConfig",
-}
-TABLE = Path(__file__).parents[1] / "docs" / "flags.md"
+PROJECT = Path(__file__).parents[1]
+TABLE = (PROJECT / "docs" / "flags.md").read_text(encoding="utf-8")
 
 
-def config_class(command: str) -> type:
-    module, _, name = COMMANDS[command].rpartition(".")
-    return getattr(importlib.import_module(module), name)
+def find_commands() -> dict[str, str]:
+    """Command -> name of its config class: every module of `pipeline` that ends with a call of `main`."""
+    commands = {}
+    for path in sorted((PROJECT / "pipeline").glob("*.py")):
+        last = ast.parse(path.read_text(encoding="utf-8")).body[-1]
+        if isinstance(last, ast.If) and ast.unparse(last.test) == "__name__ == '__main__'":
+            call = typing.cast(ast.Call, typing.cast(ast.Expr, last.body[-1]).value)
+            assert ast.literal_eval(call.args[2]) == path.stem, f"{path} calls itself by another name"
+            commands[path.stem] = ast.unparse(call.args[1])
+    return commands
 
 
-def documented(command: str) -> dict[str, tuple[str, set[str]]]:
-    """Flag -> (default, aliases), as the command's table has them."""
-    text = TABLE.read_text(encoding="utf-8")
-    section = re.search(rf"^## {command}\n(.*?)(?=^## |\Z)", text, re.DOTALL | re.MULTILINE)
-    assert section, f"docs/flags.md has no section {command!r}"
-    rows = {}
-    for line in section[1].splitlines():
-        cells = [cell.strip() for cell in line.strip("|").split(" | ")]
-        if line.startswith("| `--"):
-            flag, _, default, aliases, *_ = cells
-            name = flag.strip("` |")
-            assert name not in rows, f"{name} stands twice"
-            rows[name] = (default, set(re.findall(r"`(--[a-z0-9-]+)`", aliases)))
-    return rows
+COMMANDS = find_commands()
 
 
-def implemented(command: str) -> dict[str, tuple[str, set[str]]]:
-    """Flag -> (default, aliases), as the parser has them; a default of None is left to words."""
-    config = config_class(command)
-    hints = typing.get_type_hints(config, include_extras=True)
-    rows = {}
+@dataclass(frozen=True)
+class Flag:
+    """A flag as the parser or, with type "", as the table has it."""
+
+    type: str
+    default: object  # a table's cell; "required"; or, of a parser, the value
+    aliases: frozenset[str]
+    meaning: str
+
+
+def rows(section: str) -> list[list[str]]:
+    """The cells of a section's rows that are about flags."""
+    found = re.search(rf"^## {section}\n(.*?)(?=^## |\Z)", TABLE, re.DOTALL | re.MULTILINE)
+    assert found, f"docs/flags.md has no section {section!r}"
+    lines = [line for line in found[1].splitlines() if line.startswith("| `--")]
+    return [[cell.strip() for cell in line[1:-1].split("|")] for line in lines]
+
+
+def documented(command: str) -> dict[str, Flag]:
+    flags: dict[str, Flag] = {}
+    for quoted, _, default, listed, meaning in rows(command):
+        name, aliases = quoted.strip("`"), re.findall(r"`(--[a-z0-9-]+)`", listed)
+        assert name not in flags, f"{name} stands twice"
+        flags[name] = Flag("", default, frozenset(aliases), meaning)
+    return flags
+
+
+def implemented(command: str) -> dict[str, Flag]:
+    config = getattr(importlib.import_module(f"pipeline.{command}"), COMMANDS[command])
+    hints, plain = typing.get_type_hints(config, include_extras=True), typing.get_type_hints(config)
+    help_texts = docstrings(config)
+    flags = {}
     for field in dataclasses.fields(config):
         arguments = getattr(hints[field.name], "__metadata__", ())
-        aliases = {alias for argument in arguments for alias in argument.aliases or ()}
+        aliases = frozenset(alias for argument in arguments for alias in argument.aliases or ())
         default = "required" if field.default is dataclasses.MISSING else field.default
-        rows[f"--{field.name.replace('_', '-')}"] = (default, aliases)
-    return rows
+        flags[f"--{field.name.replace('_', '-')}"] = Flag(
+            str(plain[field.name]), default, aliases, help_texts.get(field.name, "")
+        )
+    return flags
+
+
+def docstrings(config: type) -> dict[str, str]:
+    """The text under each field of a config, in one line: what --help shows."""
+    source = Path(importlib.import_module(config.__module__).__file__ or "").read_text(encoding="utf-8")
+    tree = ast.parse(source)
+    body = next(n.body for n in tree.body if isinstance(n, ast.ClassDef) and n.name == config.__name__)
+    texts = {}
+    for statement, following in itertools.pairwise(body):
+        if isinstance(statement, ast.AnnAssign) and isinstance(following, ast.Expr):
+            text = ast.literal_eval(following.value)
+            texts[ast.unparse(statement.target)] = " ".join(text.split())
+    return texts
+
+
+def test_every_command_has_its_section():
+    sections = re.findall(r"^## ([a-z]+)$", TABLE, re.MULTILINE)
+    assert {"shard", "stream", "train", "evaluate"} <= COMMANDS.keys()
+    assert sorted(sections) == sorted(COMMANDS)
 
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_table_and_parser_agree(command):
     table, parser = documented(command), implemented(command)
     assert table.keys() == parser.keys()
-    for flag, (default, aliases) in parser.items():
-        shown, shown_aliases = table[flag]
-        assert shown_aliases == aliases, flag
-        if default is None:
-            assert shown, f"{flag}: say what happens without it"
-        elif isinstance(default, bool):
-            assert shown == "off", flag
+    for name, flag in parser.items():
+        shown = str(table[name].default)
+        assert table[name].aliases == flag.aliases, name
+        if flag.default is None:
+            assert shown, f"{name}: say what happens without it"
+        elif isinstance(flag.default, bool):
+            assert shown == "off", name
+            assert flag.default is False, f"{name}: a switch is off unless given"
         else:
-            assert shown.strip("`") == str(default), flag
+            assert shown.strip("`") == str(flag.default), name
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_every_flag_has_help(command):
-    source = Path(importlib.import_module(COMMANDS[command].rpartition(".")[0]).__file__).read_text(
-        encoding="utf-8"
-    )
-    for field in dataclasses.fields(config_class(command)):
-        assert re.search(rf'^    {field.name}: .*?\n    """\S', source, re.MULTILINE | re.DOTALL), field.name
+def test_table_and_help_say_the_same(command):
+    """The table's meaning is the beginning of the help text; the default has a column of its own."""
+    table = documented(command)
+    for name, flag in implemented(command).items():
+        assert flag.meaning, f"{name} has no help text"
+        assert table[name].meaning, name
+        assert flag.meaning.startswith(table[name].meaning), name
 
 
 def test_one_name_means_one_thing():
-    """A flag that several commands have has one type and one default in all of them, and aliases never
-    collide.
-    """
-    seen: dict[str, tuple[str, object]] = {}
-    names: dict[str, str] = {}
+    """A flag that several commands have has one type and one default, or a row that says why it has not."""
+    seen = defaultdict(set)
     for command in COMMANDS:
-        hints = typing.get_type_hints(config_class(command))
-        for flag, (default, aliases) in implemented(command).items():
-            kind = str(hints[flag[2:].replace("-", "_")])
-            if flag in seen and flag not in MEANT_TO_DIFFER:
-                assert seen[flag] == (kind, default), f"{flag} of {command}"
-            seen.setdefault(flag, (kind, default))
-            for alias in aliases:
-                assert names.setdefault(alias, flag) == flag, alias
-    assert not names.keys() & seen.keys()
+        for name, flag in implemented(command).items():
+            seen[name].add((flag.type, flag.default))
+    differing = {name for name, kinds in seen.items() if len(kinds) > 1}
+    assert differing == {name.strip("`") for name, *_ in rows("One name, several defaults")}
 
 
-# The same thing said for different jobs: where it is required, or what its natural default is.
-MEANT_TO_DIFFER = {"--csv", "--out", "--model", "--batch-size"}
+def test_an_alias_is_of_one_flag_and_is_no_flag_itself():
+    owners = defaultdict(set)
+    for command in COMMANDS:
+        for name, flag in implemented(command).items():
+            for alias in flag.aliases:
+                owners[alias].add(name)
+    assert not {alias: names for alias, names in owners.items() if len(names) > 1}
+    assert not owners.keys() & {name for command in COMMANDS for name in implemented(command)}

@@ -78,7 +78,7 @@ def test_evaluation_gives_the_figures_of_the_last_validation(
     flags = ["--data", sample_shards / "valid", "--checkpoint", trained / "checkpoints" / "latest"]
     out = tmp_path / "figures.json"
     done = run(
-        "evaluate", *flags, "--out", out, "--contact-sheet", tmp_path / "sheet.html", processes=processes
+        "evaluate", *flags, "--metrics", out, "--contact-sheet", tmp_path / "sheet.html", processes=processes
     )
     assert done.returncode == 0, done.stderr
     assert "R@10" in done.stdout
@@ -131,6 +131,11 @@ def fail(done, code: int, message: str) -> None:
         (["--lr", "0"], "--lr 0.0: it must be above 0"),
         (["--resume", "nothing.pt"], "nothing.pt: no such checkpoint"),
         (["--val-data", "nowhere"], "nowhere: no data set here"),
+        (["--lr", "nan"], "--lr nan: it must be above 0"),
+        (["--beta1", "1"], "--beta1 1.0: it must be at least 0 and below 1"),
+        (["--wd", "-1"], "--wd -1.0: it must be at least 0"),
+        (["--name", "../x"], "--name ../x: a run's name is one folder's name"),
+        (["--logs", "s3://bucket/runs"], "only a path on this machine"),
         (["--learning-rate", "1"], "Unrecognized"),
     ],
 )
@@ -217,6 +222,10 @@ def test_stream_refuses_what_cannot_be(run, sample_shards, monkeypatch):
     data = ["--data", sample_shards / "train"]
     fail(run("stream", "--data", "nowhere"), 2, "nowhere: no data set here")
     fail(run("stream", *data, "--start", "-1"), 2, "--start -1")
+    fail(run("stream", *data, "--image-size", "0"), 2, "--image-size 0: it must be at least 1")
+    fail(run("stream", *data, "--crop-scale", "7"), 2, "--crop-scale 7.0")
+    fail(run("stream", *data, "--batches", "0"), 2, "--batches 0: it must be at least 1")
+    fail(run("stream", *data, "--keys", "s3://bucket/keys"), 2, "only a path on this machine")
     fail(run("stream", *data, "--checksums"), 2, "--keys")
     fail(run("stream", *data, RANK="3", WORLD_SIZE="2"), 2, "contradict")
 

@@ -20,4 +20,4 @@ def test_demo_refuses_a_table_without_the_columns(run, tmp_path):
     (tmp_path / "t.csv").write_text("a,b\n1,2\n")
     done = run("demo", "--csv", "t.csv")
     assert done.returncode == 2
-    assert "needs columns 'image' and 'caption'; there are 'a', 'b'" in done.stderr
+    assert "no column 'image'; its columns are 'a', 'b'" in done.stderr

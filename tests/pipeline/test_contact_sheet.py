@@ -17,8 +17,9 @@ def picture(mode: str = "RGB") -> bytes:
 def test_page_is_self_contained_and_escapes_captions():
     hostile = '<script>alert("x")</script> & "quotes" ' + "long " * 100
     query = Query(Item(picture("RGBA")), [Match(Item(caption=hostile), 0.5, True)], 1.0)
-    page = contact_sheet("<title>", "a & b", {"<section>": [query]})
-    assert "<script>" not in page
+    page = contact_sheet("<i>heading", "a & b", {"<u>section": [query]})
+    for tag in ("<script>", "<i>", "<u>"):
+        assert tag not in page
     assert "&lt;script&gt;" in page
     assert "a &amp; b" in page
     assert not re.findall(r'(?:src|href)="(?!data:)', page)

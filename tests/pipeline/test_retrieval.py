@@ -14,17 +14,53 @@ def features(count: int, seed: int, dimensions: int = 8) -> torch.Tensor:
     return F.normalize(torch.randn(count, dimensions, generator=generator), dim=-1)
 
 
-@given(st.integers(1, 60), st.integers(1, 70), st.integers(0, 10**6), st.booleans())
-def test_ranks_equal_a_brute_force_count_whatever_the_tile(count, tile, seed, with_ties):
-    queries, targets = features(count, seed), features(count, seed + 1)
-    if with_ties:
-        targets = targets[torch.randint(0, count, (count,), generator=torch.Generator().manual_seed(seed))]
+def grid(count: int, seed: int) -> torch.Tensor:
+    """Small whole numbers: their products are exact, whatever the tile, and many of them are equal."""
+    return torch.randint(-2, 3, (count, 3), generator=torch.Generator().manual_seed(seed)).float()
+
+
+@given(st.integers(1, 40), st.integers(1, 60), st.integers(1, 70), st.integers(0, 10**6))
+def test_ranks_equal_a_brute_force_count_whatever_the_tile(asking, answering, tile, seed):
+    queries, targets = grid(asking, seed), grid(answering, seed + 1)
+    own = torch.randint(0, answering, (asking,), generator=torch.Generator().manual_seed(seed))
     expected = []
-    scores = queries.double() @ targets.double().T
-    for index in range(count):
-        others = [float(scores[index, j] - scores[index, index]) for j in range(count) if j != index]
-        expected.append(1 + sum(d > 1e-6 for d in others) + 0.5 * sum(abs(d) <= 1e-6 for d in others))
-    assert retrieval_ranks(queries, targets, tile).tolist() == expected
+    for row, pair in zip((queries @ targets.T).tolist(), own.tolist(), strict=True):
+        others = [score for index, score in enumerate(row) if index != pair]
+        expected.append(1 + sum(s > row[pair] for s in others) + sum(s == row[pair] for s in others) / 2)
+    assert retrieval_ranks(queries, targets, own, tile=tile).tolist() == expected
+
+
+@pytest.mark.parametrize("tile", [1, 7, 64, 2048])
+def test_scores_that_differ_by_rounding_are_ties_and_wider_ones_are_not(tile):
+    for gap, expected in ((4e-7, 25.5), (4e-6, 1.0)):
+        scores = torch.full((50,), 0.5)
+        scores[1:] -= gap
+        assert retrieval_ranks(torch.ones(1, 1), scores[:, None], torch.tensor([0]), tile=tile) == expected
+
+
+def test_without_indices_the_pairs_stand_in_order():
+    queries, targets = grid(30, 5), grid(30, 6)
+    assert torch.equal(
+        retrieval_ranks(queries, targets, tile=8), retrieval_ranks(queries, targets, torch.arange(30))
+    )
+
+
+@pytest.mark.parametrize("broken", ["queries", "targets", "both"])
+def test_a_model_that_diverged_ranks_last(broken):
+    good, bad = features(40, 7), torch.full((40, 8), torch.nan)
+    queries = good if broken == "targets" else bad
+    targets = good if broken == "queries" else bad
+    metrics = retrieval_metrics(queries, targets)
+    assert metrics.image_to_text.mean_rank == metrics.text_to_image.mean_rank == 40
+    assert metrics.image_to_text.recall_at_10 == 0
+
+
+def test_one_broken_target_counts_against_the_queries_of_others():
+    targets = features(20, 8)
+    targets[3] = torch.nan
+    ranks = retrieval_ranks(features(20, 8), targets)
+    assert ranks[3] == 20
+    assert set(ranks.tolist()) == {2.0, 20.0}
 
 
 def test_a_collapsed_model_scores_at_chance():
@@ -57,8 +93,11 @@ def test_table_and_dictionary_hold_all_figures_and_chance():
     assert DirectionMetrics.by_chance(4).recall_at_5 == 1.0
 
 
-def test_top_matches_are_the_best_in_order():
-    scores, found = top_matches(features(4, 3), features(30, 4), 5)
-    whole = features(4, 3) @ features(30, 4).T
-    assert torch.equal(scores, whole.sort(dim=1, descending=True).values[:, :5])
+@given(st.integers(1, 40), st.integers(1, 50), st.integers(1, 8), st.integers(0, 10**6))
+def test_top_matches_are_the_best_in_order_whatever_the_tile(answering, tile, count, seed):
+    queries, targets = grid(4, seed), grid(answering, seed + 1)
+    scores, found = top_matches(queries, targets, count, tile=tile)
+    whole = queries @ targets.T
+    assert torch.equal(scores, whole.sort(dim=1, descending=True).values[:, :count])
     assert torch.equal(whole.gather(1, found), scores)
+    assert all(len(set(row)) == len(row) for row in found.tolist()), "no target twice"

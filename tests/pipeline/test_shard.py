@@ -1,17 +1,19 @@
 """`pipeline.shard`, run as a user runs it: nothing lost, nothing changed, every fault said in one message."""
 
 import csv
-import hashlib
 import io
 import itertools
 import json
 import os
 import random
+import shutil
 import signal
+import struct
 import subprocess
 import sys
 import tarfile
 import time
+import zlib
 from pathlib import Path
 
 import pytest
@@ -21,43 +23,22 @@ from PIL import Image
 from shards import Folder, open_dataset
 
 
-def files(folder: Path) -> dict[str, str]:
-    """Every file below a folder and a hash of its bytes."""
-    return {
-        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in sorted(folder.rglob("*"))
-        if path.is_file()
-    }
-
-
-def picture(colour: int = 0, format: str = "PNG", size: tuple[int, int] = (20, 20)) -> bytes:
-    out = io.BytesIO()
-    Image.new("RGB", size, (colour % 256, 80, 90)).save(out, format)
-    return out.getvalue()
-
-
 def noise() -> bytes:
     out = io.BytesIO()
     Image.frombytes("RGB", (120, 90), random.Random(0).randbytes(120 * 90 * 3)).save(out, "JPEG")
     return out.getvalue()
 
 
-def write_table(folder: Path, rows: list[dict[str, str]], name: str = "train.csv") -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / name, "w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
-    return folder / name
+def lzw_tiff_with_wrong_codes() -> bytes:
+    out = io.BytesIO()
+    Image.frombytes("L", (60, 60), random.Random(0).randbytes(3600)).save(out, "TIFF", compression="tiff_lzw")
+    return out.getvalue()[:20] + b"\xff" * 400 + out.getvalue()[420:]
 
 
-@pytest.fixture
-def small(tmp_path) -> Path:
-    """A table of 30 rows beside its images."""
-    for number in range(30):
-        (tmp_path / f"{number}.png").write_bytes(picture(number))
-    rows = [{"image": f"{n}.png", "caption": f"caption {n}", "licence": f"CC {n}"} for n in range(30)]
-    return write_table(tmp_path, rows)
+def with_size(png: bytes, width: int, height: int) -> bytes:
+    """The same PNG, but with a header that claims this size."""
+    header = b"IHDR" + struct.pack(">II", width, height) + png[24:29]
+    return png[:12] + header + struct.pack(">I", zlib.crc32(header)) + png[33:]
 
 
 @pytest.mark.parametrize(("split", "count"), [("train", 225), ("valid", 26), ("test", 26)])
@@ -91,6 +72,8 @@ def test_webdataset_and_tar_read_the_same_samples(sample_shards):
         }
     with tarfile.open(urls[0]) as tar:
         names = tar.getnames()
+    listed = subprocess.run(["tar", "-tf", urls[0]], capture_output=True, text=True, check=True)
+    assert listed.stdout.split() == names
     keys = [name.split(".")[0] for name in names]
     assert keys == sorted(keys)
     assert [name.split(".")[1] for name in names[1:3]] == ["txt", "json"]
@@ -103,15 +86,15 @@ def test_rows_are_shuffled_so_that_figures_of_one_article_part(sample_shards):
     assert sum(steps) / len(steps) > 225 / 5
 
 
-def test_workers_do_not_change_a_byte_and_the_seed_does(run, small, tmp_path):
+def test_workers_do_not_change_a_byte_and_the_seed_does(run, small, hashes, tmp_path):
     for name, extra in (("a", ("--workers", 1)), ("b", ("--workers", 3)), ("c", ("--seed", 1))):
         done = run(
             "shard", "--csv", small, "--out", tmp_path / name / "set", "--samples-per-shard", 8, *extra
         )
         assert done.returncode == 0, done.stderr
-    assert files(tmp_path / "a") == files(tmp_path / "b")
-    assert files(tmp_path / "a") != files(tmp_path / "c")
-    assert set(files(tmp_path / "a")) == {f"set/set-{n:06d}.tar" for n in range(4)} | {
+    assert hashes(tmp_path / "a") == hashes(tmp_path / "b")
+    assert hashes(tmp_path / "a") != hashes(tmp_path / "c")
+    assert set(hashes(tmp_path / "a")) == {f"set/set-{n:06d}.tar" for n in range(4)} | {
         "set/manifest.json",
         "set/index.bin",
         "set/checksums.bin",
@@ -138,7 +121,7 @@ def test_other_columns_travel_along(run, small, tmp_path):
     )
 
 
-def test_hostile_rows_are_rejected_or_kept_whole(run, tmp_path):
+def test_hostile_rows_are_rejected_or_kept_whole(run, tmp_path, picture, write_table):
     images = tmp_path / "table" / "images"
     images.mkdir(parents=True)
     (tmp_path / "secret.png").write_bytes(picture())
@@ -156,6 +139,10 @@ def test_hostile_rows_are_rejected_or_kept_whole(run, tmp_path):
         "text.png": b"not an image at all",
         "empty.png": b"",
         "icon.ico": picture(7, "ICO", (16, 16)),
+        "cut.tif": picture(8, "TIFF", (300, 300))[:5000],
+        "cut.webp": picture(9, "WEBP", (300, 300))[:-20],
+        "noisy.tif": lzw_tiff_with_wrong_codes(),
+        "bomb.png": with_size(picture(), 30_000, 30_000),
     }
     for name, data in {**whole, **broken}.items():
         (images / name).parent.mkdir(parents=True, exist_ok=True)
@@ -169,8 +156,11 @@ def test_hostile_rows_are_rejected_or_kept_whole(run, tmp_path):
         "=1+1; {json}",
     ]
     rows = [{"image": name, "caption": text} for name, text in zip(whole, captions, strict=True)]
+    os.mkfifo(images / "pipe.png")
     bad = [
         *broken,
+        "pipe.png",
+        "x" * 5000 + ".png",
         "missing.png",
         "../../secret.png",
         str(tmp_path / "secret.png"),
@@ -200,11 +190,16 @@ def test_hostile_rows_are_rejected_or_kept_whole(run, tmp_path):
         str(tmp_path / "secret.png"): "outside the image folder",
         "link.png": "outside the image folder",
         "sub": "not a file",
+        "pipe.png": "not a file",
+        "bomb.png": "too many pixels",
+        "x" * 5000 + ".png": "unreadable (File name too long)",
         "good.jpg": "empty caption",
         "": "empty image name",
     }
     assert {name: reasons[name] for name in expected} == expected
-    assert reasons["cut.png"] in ("truncated", "broken image", "not an image")
+    for name in ("cut.png", "cut.tif", "cut.webp", "noisy.tif"):
+        assert reasons[name] in ("truncated", "broken image", "not an image"), name
+    assert not done.stderr  # libtiff would complain here on its own
     assert len(reasons) == len(bad) + 2
     assert not list(tmp_path.glob("*.tar"))
 
@@ -241,25 +236,73 @@ def test_bad_input_is_said_in_one_message(run, tmp_path, table, flags, code, mes
     )
 
 
-def test_table_that_is_not_utf8_is_refused(run, tmp_path):
-    (tmp_path / "train.csv").write_bytes("image,caption\na.png,Möbius\n".encode("latin1"))
-    done = run("shard", "--csv", "train.csv")
-    assert done.returncode == 2
-    assert "not UTF-8" in done.stderr
-
-
-def test_output_of_another_data_set_is_left_alone_unless_told(run, small, tmp_path):
+def test_output_of_another_data_set_is_left_alone_unless_told(run, small, hashes, tmp_path):
     assert run("shard", "--csv", small).returncode == 0
-    before = files(tmp_path / "shards")
+    before = hashes(tmp_path / "shards")
     again = run("shard", "--csv", small)
     assert (again.returncode, "nothing to do" in again.stdout) == (0, True)
     refused = run("shard", "--csv", small, "--seed", 5)
     assert refused.returncode == 2
     assert "holds another data set (seed 0 there, 5 here)" in refused.stderr
     assert "--overwrite" in refused.stderr
-    assert files(tmp_path / "shards") == before
+    assert hashes(tmp_path / "shards") == before
     assert run("shard", "--csv", small, "--seed", 5, "--overwrite").returncode == 0
-    assert files(tmp_path / "shards") != before
+    assert hashes(tmp_path / "shards") != before
+
+
+def test_other_images_are_another_job(run, small, picture, tmp_path):
+    """Corrected `--images` must not be answered with "nothing to do"."""
+    (tmp_path / "wrong").mkdir()
+    (tmp_path / "wrong" / "3.png").write_bytes(picture())
+    first = run("shard", "--csv", small, "--images", "wrong")
+    assert "1 samples" in first.stdout
+    assert "29 missing" in first.stdout
+    refused = run("shard", "--csv", small)
+    assert refused.returncode == 2
+    assert "images wrong there, . here" in refused.stderr
+    assert "30 samples" in run("shard", "--csv", small, "--overwrite").stdout
+
+
+def test_overwrite_removes_nothing_before_the_request_is_known_to_be_good(run, small, hashes, tmp_path):
+    assert run("shard", "--csv", small).returncode == 0
+    before = hashes(tmp_path / "shards")
+    for wrong in (("--images", "nowhere"), ("--image-key", "nothing"), ("--workers", 0)):
+        assert run("shard", "--csv", small, "--overwrite", *wrong).returncode == 2
+    assert hashes(tmp_path / "shards") == before
+
+
+def test_overwrite_removes_all_of_the_old_data_set_and_nothing_else(run, small, tmp_path):
+    assert run("shard", "--csv", small, "--samples-per-shard", 4).returncode == 0
+    renamed = (tmp_path / "shards" / "train").rename(tmp_path / "shards" / "old")
+    for name in ("notes.txt", ".mine.abc.tmp", "train-000099.tar"):
+        (renamed / name).write_text("precious")
+    (renamed / ".old-000001.tar.x7y_.tmp").write_text("left by a kill in the middle of writing")
+    assert run("shard", "--csv", small, "--out", "shards/old", "--overwrite").returncode == 0
+    assert {path.name for path in renamed.iterdir()} == {
+        *("old-000000.tar", "manifest.json", "index.bin", "checksums.bin", "rejected.csv"),
+        *("notes.txt", ".mine.abc.tmp", "train-000099.tar"),
+    }
+
+
+def test_a_finished_shard_that_was_deleted_is_written_again(run, small, hashes, tmp_path):
+    assert run("shard", "--csv", small, "--samples-per-shard", 10, "--out", "a/set").returncode == 0
+    shutil.copytree(tmp_path / "a", tmp_path / "b")
+    out = tmp_path / "b" / "set"
+    manifest = json.loads((out / "manifest.json").read_text())
+    (out / "manifest.json").unlink()
+    (out / "plan.json").write_text(json.dumps(manifest["made_by"]))
+    (out / "set-000001.tar").unlink()
+    (out / "set-000001.part.json").write_text(
+        json.dumps(
+            {
+                "written": {"record": manifest["shards"][1], "lengths": [], "checksums": []},
+                "rejected": [],
+                "formats": {},
+            }
+        )
+    )
+    assert run("shard", "--csv", small, "--samples-per-shard", 10, "--out", "b/set").returncode == 0
+    assert hashes(tmp_path / "b") == hashes(tmp_path / "a")
 
 
 def test_foreign_tars_in_the_output_are_never_touched(run, small, tmp_path):
@@ -272,7 +315,7 @@ def test_foreign_tars_in_the_output_are_never_touched(run, small, tmp_path):
     assert (tmp_path / "shards" / "train" / "theirs.tar").read_bytes() == b"precious"
 
 
-def test_full_disk_is_said_and_what_was_finished_stays(run, small, tmp_path):
+def test_full_disk_is_said_and_what_was_finished_stays(small, hashes, tmp_path):
     """A file-size limit stands for the disk's end: writing fails in the same place, with an error of the
     system.
     """
@@ -286,89 +329,51 @@ def test_full_disk_is_said_and_what_was_finished_stays(run, small, tmp_path):
     subprocess.run(
         ["bash", "-c", command.replace("ulimit -f 8;", "")], cwd=Path(__file__).parents[2], check=True
     )
-    assert not [name for name in files(tmp_path / "out") if name.endswith((".tmp", ".part.json"))]
-
-
-def kill_and_rerun(table: Path, out: Path, kills: int, seed: int) -> None:
-    """Start the job, kill it and its workers at random moments, and let the last run finish."""
-    moments = random.Random(seed)
-    command = [sys.executable, "-m", "pipeline.shard", "--csv", str(table), "--out", str(out)]
-    command += ["--samples-per-shard", "15", "--workers", "2"]
-    for _ in range(kills):
-        job = subprocess.Popen(
-            command, cwd=Path(__file__).parents[2], start_new_session=True, stdout=subprocess.DEVNULL
-        )
-        time.sleep(moments.uniform(0.7, 2.5))
-        os.killpg(job.pid, signal.SIGKILL)
-        job.wait()
-    subprocess.run(command, cwd=Path(__file__).parents[2], check=True, stdout=subprocess.DEVNULL)
+    assert not [name for name in hashes(tmp_path / "out") if name.endswith((".tmp", ".part.json"))]
 
 
 @pytest.mark.parametrize("kills", [3, pytest.param(20, marks=pytest.mark.slow)])
-def test_killed_jobs_end_with_the_same_bytes_and_no_stray_files(shared, tmp_path, kills):
-    table = shared / "pmc_sample" / "train.csv"
-    kill_and_rerun(table, tmp_path / "a" / "set", 0, seed=0)
-    kill_and_rerun(table, tmp_path / "b" / "set", kills, seed=kills)
-    assert files(tmp_path / "b") == files(tmp_path / "a")
+def test_killed_jobs_end_with_the_same_bytes_and_no_stray_files(shared, start_shard, hashes, tmp_path, kills):
+    moments = random.Random(kills)
+    flags = ("--csv", shared / "pmc_sample" / "train.csv", "--samples-per-shard", 15, "--workers", 2)
+    begin = time.monotonic()
+    assert start_shard(*flags, "--out", tmp_path / "a" / "set").wait() == 0
+    length = time.monotonic() - begin
+    for _ in range(kills):
+        job = start_shard(*flags, "--out", tmp_path / "b" / "set")
+        time.sleep(moments.uniform(0.1, 1.0) * length)
+        os.killpg(job.pid, signal.SIGKILL)
+        job.wait()
+    assert start_shard(*flags, "--out", tmp_path / "b" / "set").wait() == 0
+    assert hashes(tmp_path / "b") == hashes(tmp_path / "a")
+    assert not list((tmp_path / "scratch").iterdir())
 
 
-def test_workers_end_when_their_parent_is_killed(shared, tmp_path):
-    table = shared / "pmc_sample" / "train.csv"
-    marker = str(tmp_path / "set")
-    job = subprocess.Popen(
-        [
-            sys.executable,
-            "-m",
-            "pipeline.shard",
-            "--csv",
-            str(table),
-            "--out",
-            marker,
-            "--samples-per-shard",
-            "5",
-        ],
-        cwd=Path(__file__).parents[2],
-        start_new_session=True,
-    )
-    time.sleep(2)
-    job.kill()
-    job.wait()
-    deadline = time.monotonic() + 5
-    while (alive := processes_of_session(job.pid)) and time.monotonic() < deadline:
-        time.sleep(0.1)
-    assert not alive
-
-
-def processes_of_session(session: int) -> list[int]:
-    found = []
-    for entry in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            fields = entry.read_text().rsplit(")", 1)[1].split()
-        except OSError:
-            continue
-        if int(fields[3]) == session and fields[0] != "Z":
-            found.append(int(entry.parent.name))
-    return found
-
-
-def test_shards_on_s3_are_the_same_bytes_and_survive_a_kill(run, small, tmp_path, s3):
-    flags = ("--csv", small, "--samples-per-shard", 8)
+def test_shards_on_s3_are_the_same_bytes_and_survive_a_kill(run, small, tmp_path, s3, start_shard):
+    flags = ("--csv", small, "--samples-per-shard", 2, "--workers", 2)
     assert run("shard", *flags, "--out", tmp_path / "set").returncode == 0
-    job = subprocess.Popen(
-        [sys.executable, "-m", "pipeline.shard", *map(str, flags), "--out", f"{s3}/pmc/set"],
-        cwd=Path(__file__).parents[2],
-        start_new_session=True,
-    )
-    time.sleep(2)
+    remote, local = Folder(f"{s3}/pmc/set"), Folder(tmp_path / "set")
+    job = start_shard(*flags, "--out", remote.address)
+    while not any(name.endswith(".part.json") for name in remote.names()):
+        assert job.poll() is None
+        time.sleep(0.02)
     os.killpg(job.pid, signal.SIGKILL)
     job.wait()
-    done = run("shard", *flags, "--out", f"{s3}/pmc/set")
+    assert "manifest.json" not in remote.names()
+    done = run("shard", *flags, "--out", remote.address)
     assert done.returncode == 0, done.stderr
-    remote, local = Folder(f"{s3}/pmc/set"), Folder(tmp_path / "set")
     assert remote.names() == local.names()
     assert {name: remote.read(name) for name in remote.names()} == {
         name: local.read(name) for name in local.names()
     }
+    assert "nothing to do" in run("shard", *flags, "--out", remote.address).stdout
+
+
+def test_output_that_cannot_be_written_is_said(run, small, tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    done = run("shard", "--csv", small, "--out", "file/out")
+    assert (done.returncode, "Traceback" in done.stderr) == (1, False)
+    assert "file/out/plan.json: writing failed" in done.stderr
 
 
 def test_unreachable_output_is_said(run, small):

@@ -2,8 +2,10 @@
 
 import csv
 import itertools
+import random
 from pathlib import Path
 
+import pytest
 from PIL import Image
 
 from pipeline.synthetic import KINDS, write_synthetic_dataset
@@ -30,6 +32,7 @@ def test_the_same_arguments_give_the_same_bytes_and_another_seed_others(tmp_path
 def test_shape_is_that_of_pmc_oa(tmp_path):
     write_synthetic_dataset(tmp_path, SAMPLES)
     articles: dict[str, set[str]] = {}
+    formats, modes = set(), set()
     for split, count in SAMPLES.items():
         rows = read(tmp_path, split)
         assert len(rows) == count
@@ -42,10 +45,20 @@ def test_shape_is_that_of_pmc_oa(tmp_path):
         for row in rows:
             with Image.open(tmp_path / "images" / row["image"]) as image:
                 image.load()
+                formats.add(image.format)
+                modes.add(image.mode)
             assert row["image"].startswith(f"{row['pmcid']}_")
+    assert formats == {"JPEG", "PNG"}
+    assert modes == {"RGB", "L"}
     assert not articles["train"] & articles["test"]
     assert not articles["train"] & articles["valid"]
     assert not articles["valid"] & articles["test"]
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
+def test_every_kind_has_captions_by_the_hundreds(kind):
+    rng = random.Random(0)
+    assert len({kind(rng)[1] for _ in range(400)}) > 150
 
 
 def test_captions_name_what_each_kind_shows(tmp_path):

@@ -1,0 +1,36 @@
+"""Checks of flags' values that several commands share; each raises UsageError naming the flag."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+from shards import UsageError
+
+
+def flag_name(field: str) -> str:
+    """How a config's field is written on the command line."""
+    return f"--{field.replace('_', '-')}"
+
+
+def check_at_least(config: Any, **bounds: float) -> None:
+    """Refuse a config whose named fields are below their bounds, or no numbers; None (not given) is fine."""
+    for field, bound in bounds.items():
+        value = getattr(config, field)
+        if value is not None and not (value >= bound and math.isfinite(value)):
+            raise UsageError(f"{flag_name(field)} {value}: it must be at least {bound}")
+
+
+def check_share(config: Any, *fields: str) -> None:
+    """Refuse a config whose named fields are not shares: above 0 and at most 1."""
+    for field in fields:
+        if not 0 < getattr(config, field) <= 1:
+            raise UsageError(
+                f"{flag_name(field)} {getattr(config, field)}: it must lie above 0 and at most at 1"
+            )
+
+
+def local_path(flag: str, value: str) -> Path:
+    """The path that a flag gives; an address is refused, since it would become a local folder of its name."""
+    if "://" in value:
+        raise UsageError(f"{flag} {value}: only a path on this machine can be given here")
+    return Path(value)
