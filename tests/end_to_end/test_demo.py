@@ -1,6 +1,9 @@
 """The demo on a user's own table; on its synthetic figures it runs in CI as a command of its own."""
 
+import pytest
 
+
+@pytest.mark.slow
 def test_demo_runs_on_a_users_own_table(run, shared, tmp_path):
     table = shared / "pmc_sample" / "train.csv"
     done = run("demo", "--csv", table, "--epochs", 1, "--batch-size", 16, "--short")

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 
-STEPS, GLOBAL_BATCH = 24, 24
+STEPS, GLOBAL_BATCH = 16, 24
 
 
 @pytest.fixture(scope="module")
@@ -133,7 +133,7 @@ def assert_equal_runs(killed: Run, whole: Run) -> None:
     [(1, 1), (2, 1), *(pytest.param(n, 3, marks=pytest.mark.slow) for n in (1, 2, 3, 4))],
 )
 def test_killed_and_resumed_run_ends_bit_identical(launch, sample_shards, tmp_path, processes, kills):
-    """Killed at moments drawn from the wall clock, across epoch ends (24 steps are 2.6 epochs)."""
+    """Killed at moments drawn from the wall clock, across epoch ends (16 steps are 1.7 epochs)."""
     moments = random.Random(processes)
     whole, killed = (
         Run(launch, sample_shards, tmp_path, "whole"),
