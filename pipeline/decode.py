@@ -15,7 +15,7 @@ from typing import Protocol
 import numpy as np
 import simplejpeg
 import torch
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from torch.nn import functional as F
 
 from pmc_clip.transforms import center_crop, to_rgb
@@ -92,6 +92,8 @@ def _open_rgb(data: memoryview) -> Image.Image:
     try:
         with Image.open(io.BytesIO(data)) as image:
             return to_rgb(image)
+    except UnidentifiedImageError as error:  # its own words end in a memory address
+        raise ImageError("not an image") from error
     # Pillow raises these and no others for input it cannot take (a broken PNG chunk is a SyntaxError there).
     except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
         raise ImageError(str(error) or type(error).__name__) from error

@@ -121,7 +121,8 @@ class Loader:
         limit: BadSampleLimit | None = None,
     ) -> None:
         self.stats = LoaderStats()
-        self.bad_samples: list[str] = []  # one line for each sample substituted, once
+        self.bad_samples: list[str] = []  # one line for each sample that was substituted, in the order met
+        self._bad_numbers: set[int] = set()
         self._stream, self._images, self._text = stream, images, text
         self._batch_size, self._seed = batch_size, seed
         self._limit = limit or BadSampleLimit()
@@ -267,7 +268,7 @@ class Loader:
                 break
             else:
                 raise DataError(f"{reason}, and no other can stand in for it; {_REMEDY}") from error
-            self._count_bad(reason)
+            self._count_bad(raw.number, reason)
         decoded = time.perf_counter()
         pending.batch.keys[index], pending.batch.captions[index] = sample.key, sample.caption
         with self._lock:
@@ -276,10 +277,11 @@ class Loader:
             self.stats.parse += parsed - begin
             self.stats.decode += decoded - parsed
 
-    def _count_bad(self, reason: str) -> None:
+    def _count_bad(self, number: int, reason: str) -> None:
         with self._lock:
             self.stats.substituted += 1
-            if reason not in self.bad_samples:
+            if number not in self._bad_numbers:
+                self._bad_numbers.add(number)
                 self.bad_samples.append(reason)
             if self._limit.exceeded(self.stats.substituted, self.stats.samples):
                 raise DataError(

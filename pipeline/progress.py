@@ -31,6 +31,7 @@ class Progress:
         )
         self._plain = topology.is_main and not shows_bar
         self._clock, self._seen, self._waited = time.perf_counter(), length.start, 0.0
+        self._bad_told = 0
 
     def __enter__(self) -> "Progress":
         return self
@@ -70,8 +71,9 @@ class Progress:
         if self._plain:
             share = trainer.samples_seen / max(1, self._length.stop)
             say(f"step {trainer.step:,}  epoch {values['epoch']:.2f}  {share:.0%}  {text}")
-        while self._loader.bad_samples:
-            say(f"substituted: {self._loader.bad_samples.pop(0)}")
+        for reason in self._loader.bad_samples[self._bad_told :]:
+            say(f"substituted: {reason}")
+            self._bad_told += 1
 
     def restart_clock(self, samples_seen: int) -> None:
         """Leave the time since the last entry (a validation, a checkpoint) out of the rates."""

@@ -1,5 +1,6 @@
 """The main path on real figures, and what its commands say of bad input."""
 
+import io
 import json
 import shutil
 import subprocess
@@ -7,9 +8,10 @@ import sys
 
 import pytest
 import torch
+from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from shards import Folder
+from shards import Folder, write_manifest, write_shard
 
 
 @pytest.fixture(scope="module")
@@ -240,3 +242,22 @@ def test_commands_from_a_folder_that_holds_data_called_shards(launch, sample_sha
     )
     assert done.returncode == 0, done.stderr
     assert "26 samples" in done.stdout
+
+
+def test_training_names_a_broken_image_once_and_goes_on(run, tmp_path):
+    """In every epoch another sample stands in for it; it is counted each time and named the first."""
+    picture = io.BytesIO()
+    Image.effect_noise((80, 80), 90).save(picture, "PNG")
+    samples = (
+        (f"{n:09d}", {"png": b"broken" if n == 7 else picture.getvalue(), "txt": f"figure {n}".encode()})
+        for n in range(24)
+    )
+    folder = Folder(tmp_path / "set")
+    write_manifest(folder, [write_shard(folder, "set-000000.tar", samples)], {})
+    done = run(
+        "train", "--train-data", "set", "--model", "tiny", "--batch-size", 8, "--epochs", 3, "--log-every", 1
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("image of sample 000000007 cannot be decoded") == 1
+    entries = (tmp_path / "runs" / "tiny-set" / "metrics.jsonl").read_text().splitlines()
+    assert json.loads(entries[-1])["substituted_samples"] == 3
