@@ -22,8 +22,9 @@ import tyro
 
 from pipeline.checks import check_at_least, local_path
 from pipeline.cli import main
-from pipeline.images import choose_image_folder
-from pipeline.table import TableFormat, spool_table
+from pipeline.sharding.image_sources import open_image_source
+from pipeline.sharding.spool import spool_tables
+from pipeline.sharding.tables import TableFormat
 from shards import DataError, UsageError
 from shards.hashing import derive, uniforms
 
@@ -124,7 +125,7 @@ def _split_table(path: Path, images: str | None, folder: Path) -> tuple[dict[str
 
     The tables, and the folder of their images.
     """
-    with spool_table(path, TableFormat()) as table:
+    with spool_tables([str(path)], TableFormat()) as table:
         rows = table.rows(np.arange(len(table)))
     split_of = {row.number: _split(row.image) for row in rows}
     folder.mkdir(parents=True, exist_ok=True)
@@ -137,7 +138,8 @@ def _split_table(path: Path, images: str | None, folder: Path) -> tuple[dict[str
             writer = csv.writer(file)
             writer.writerow(["image", "caption", *own[0].other])
             writer.writerows([row.image, row.caption, *row.other.values()] for row in own)
-    return tables, choose_image_folder(images, path, [row.image for row in rows[:100]]).root
+    source = open_image_source([images] if images else [], [str(path)], [row.image for row in rows[:100]])
+    return tables, path.parent / source.identity
 
 
 def _split(image: str) -> str:

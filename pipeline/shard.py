@@ -23,12 +23,15 @@ import numpy as np
 import tyro
 
 from pipeline.cli import main
-from pipeline.images import ImageFolder, choose_image_folder
-from pipeline.packing import PackedShard, PackingPlan, PackingTask, RejectedRow, pack_shard
-from pipeline.row_progress import RowProgress
-from pipeline.shard_folder import REJECTED, TOOL, delete_parts, prepare_folder, read_parts
-from pipeline.table import SpooledTable, TableFormat, spool_table
-from pipeline.worker_pool import run_in_processes, sigterm_interrupts
+from pipeline.sharding.image_check import ImageRules
+from pipeline.sharding.image_sources import ImageSource, Location, open_image_source
+from pipeline.sharding.job_folder import REJECTED, TOOL, delete_parts, prepare_folder, read_parts
+from pipeline.sharding.packing import PackedShard, PackingPlan, PackingTask, pack_shard
+from pipeline.sharding.row_progress import RowProgress
+from pipeline.sharding.rows import Rejected, RejectedRow, Row
+from pipeline.sharding.spool import SpooledTable, spool_tables
+from pipeline.sharding.tables import TableFormat
+from pipeline.sharding.worker_pool import run_in_processes, sigterm_interrupts
 from shards import DataError, Folder, Manifest, UsageError, write_manifest
 
 
@@ -82,10 +85,10 @@ def shard(config: ShardConfig) -> None:
     path = Path(config.csv)
     out = Folder(config.out or f"shards/{path.stem}")
     table_format = TableFormat(config.image_key, config.caption_key, config.field_separator)
-    with sigterm_interrupts(), spool_table(path, table_format) as table:
+    with sigterm_interrupts(), spool_tables([config.csv], table_format) as table:
         plan = PackingPlan(len(table), config.seed, config.samples_per_shard)
         first_names = [row.image for row in table.rows(np.arange(min(100, len(table))))]
-        images = choose_image_folder(config.images, path, first_names)
+        images = open_image_source([config.images] if config.images else [], [config.csv], first_names)
         identity = _identity(path, table, images, plan)
         if not prepare_folder(out, identity, overwrite=config.overwrite):
             print(f"{out.address}: this data set is complete; nothing to do")
@@ -100,21 +103,21 @@ def shard(config: ShardConfig) -> None:
     _summarise(out, manifest, packed, time.perf_counter() - begin)
 
 
-def _identity(path: Path, table: SpooledTable, images: ImageFolder, plan: PackingPlan) -> dict[str, Any]:
+def _identity(path: Path, table: SpooledTable, images: ImageSource, plan: PackingPlan) -> dict[str, Any]:
     """What the output follows from, so that a rerun can tell whether it is the same job."""
     return {
         "tool": TOOL,
         "table": path.name,
         "rows": plan.rows,
         "rows_sha256": table.sha256,
-        "images": os.path.relpath(images.root, os.path.realpath(path.parent)),  # both may move together
+        "images": images.identity,
         "seed": plan.seed,
         "samples_per_shard": plan.samples_per_shard,
     }
 
 
 def _pack_all(
-    table: SpooledTable, images: ImageFolder, out: Folder, plan: PackingPlan, workers: int
+    table: SpooledTable, images: ImageSource, out: Folder, plan: PackingPlan, workers: int
 ) -> list[PackedShard]:
     """Pack every shard that is not there yet, in worker processes; all shards in order."""
     names = [f"{out.name}-{number:06d}.tar" for number in range(plan.shards)]
@@ -122,9 +125,10 @@ def _pack_all(
     order = plan.order()
     missing = [(name, plan.slots(n)) for n, name in enumerate(names) if name not in packed]
     tasks = (
-        PackingTask(name, slots.start, table.rows(order[slots.start : slots.stop])) for name, slots in missing
+        PackingTask(name, slots.start, _located(table.rows(order[slots.start : slots.stop]), images))
+        for name, slots in missing
     )
-    pack = partial(pack_shard, images=images, out=out)
+    pack = partial(pack_shard, rules=ImageRules(), out=out)
     with RowProgress(plan.rows, sum(shard.rows for shard in packed.values())) as progress:
         for shard in run_in_processes(pack, tasks, max(1, min(workers, len(missing)))):
             packed[shard.written.record.name] = shard
@@ -132,8 +136,18 @@ def _pack_all(
     return [packed[name] for name in names]
 
 
+def _located(rows: list[Row], images: ImageSource) -> list[tuple[Row, Location | Rejected]]:
+    located: list[tuple[Row, Location | Rejected]] = []
+    for row in rows:
+        try:
+            located.append((row, images.locate(row.image)))
+        except Rejected as reason:
+            located.append((row, reason))
+    return located
+
+
 def _finish(
-    out: Folder, packed: list[PackedShard], identity: dict[str, Any], images: ImageFolder
+    out: Folder, packed: list[PackedShard], identity: dict[str, Any], images: ImageSource
 ) -> Manifest:
     """Write rejected.csv and the manifest, and remove what only an unfinished job needs."""
     rejected = sorted((row for shard in packed for row in shard.rejected), key=lambda row: row.row)
@@ -143,7 +157,7 @@ def _finish(
         reason, count = Counter(row.reason for row in rejected).most_common(1)[0]
         raise DataError(
             f"all {len(rejected):,} rows were rejected, {count:,} of them because: {reason}; images were "
-            f"looked for in {images.root}; every row and its reason is in {out.locate(REJECTED)}"
+            f"looked for in {images.identity}; every row and its reason is in {out.locate(REJECTED)}"
         )
     manifest = write_manifest(out, [shard.written for shard in packed], identity)
     delete_parts(out)

@@ -1,4 +1,4 @@
-"""A table of captions, read once and spooled to a file, so that its rows can be fetched in any order.
+"""Tables of captions, read row by row.
 
 Memory holds one row, whatever the size of the table. Fields come through exactly as they stand in the file:
 Python's own CSV reader says where a row has too many fields or a quote is left open, where others shift
@@ -6,19 +6,12 @@ columns or guess.
 """
 
 import csv
-import hashlib
-import json
-import os
-import tempfile
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
 
-import numpy as np
-
+from pipeline.sharding.rows import Fields
 from shards import DataError, UsageError
 
 # A quote that is never closed would make the rest of the table one field.
@@ -34,79 +27,16 @@ class TableFormat:
     separator: str = ","
 
 
-@dataclass(frozen=True)
-class Row:
-    """One row: its number in the table (from 0), the image's name, the caption, and the other columns."""
+def read_table(address: str, table: TableFormat) -> Iterator[Fields]:
+    """(image, caption, other columns) of every row of one table, in order.
 
-    number: int
-    image: str
-    caption: str
-    other: dict[str, str]
-
-
-class SpooledTable:
-    """The rows of a table, by number, in unnamed temporary files: they vanish with this process, however it
-    ends.
-
-    `sha256` is that of the rows, so tables that differ only in how they are written have the same.
+    Raises UsageError where the table is missing, malformed, or lacks one of the two columns; DataError where
+    reading it fails.
     """
-
-    def __init__(self, rows: IO[bytes], offsets: IO[bytes], sha256: str) -> None:
-        self._rows, self._offsets = rows, offsets
-        self._count = os.fstat(offsets.fileno()).st_size // 8 - 1
-        self.sha256 = sha256
-
-    def __len__(self) -> int:
-        return self._count
-
-    def __enter__(self) -> "SpooledTable":
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self._rows.close()
-        self._offsets.close()
-
-    def rows(self, numbers: np.ndarray) -> list[Row]:
-        """The rows of these numbers, in this order."""
-        return [self._row(number) for number in numbers.tolist()]
-
-    def _row(self, number: int) -> Row:
-        start, stop = np.frombuffer(os.pread(self._offsets.fileno(), 16, 8 * number), "<u8").tolist()
-        image, caption, other = json.loads(os.pread(self._rows.fileno(), stop - start, start))
-        return Row(number, image, caption, other)
+    yield from _read_csv(Path(address), table)
 
 
-def spool_table(path: Path, table: TableFormat) -> SpooledTable:
-    """Read a CSV file once and spool its rows; the spool is to be closed (`with spool_table(…) as rows`).
-
-    Raises UsageError where the file is missing, malformed, not UTF-8, has no rows, or lacks one of the two
-    columns; DataError where reading it or writing the spool fails.
-    """
-    digest = hashlib.sha256()
-    offset = 0
-    with ExitStack() as opened:
-        try:
-            rows, offsets = (opened.enter_context(tempfile.TemporaryFile(buffering=2**20)) for _ in range(2))
-            for row in _read_csv(path, table):
-                offsets.write(offset.to_bytes(8, "little"))
-                line = json.dumps(row, ensure_ascii=False).encode()
-                offset += rows.write(line)
-                digest.update(line)
-            offsets.write(offset.to_bytes(8, "little"))
-            rows.flush()
-            offsets.flush()
-        except OSError as error:
-            raise DataError(
-                f"{path} could not be copied to the temporary folder {tempfile.gettempdir()}: {error}; if "
-                "that disk is full, set TMPDIR to a folder on another"
-            ) from error
-        if not offset:
-            raise UsageError(f"{path}: the table has no rows")
-        opened.pop_all()
-    return SpooledTable(rows, offsets, digest.hexdigest())
-
-
-def _read_csv(path: Path, table: TableFormat) -> Iterator[tuple[str, str, dict[str, str]]]:
+def _read_csv(path: Path, table: TableFormat) -> Iterator[Fields]:
     """(image, caption, other columns) of every row; empty lines are no rows."""
     csv.field_size_limit(LONGEST_FIELD)
     begin = 1  # the line at which the row that is read now begins

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from pipeline.packing import PackedShard, part_name
+from pipeline.sharding.packing import PackedShard, part_name
 from shards import DataError, Folder, Manifest, UsageError
 from shards.manifest import CHECKSUMS, INDEX, MANIFEST
 

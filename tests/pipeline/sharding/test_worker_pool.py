@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from pipeline.worker_pool import run_in_processes
+from pipeline.sharding.worker_pool import run_in_processes
 from shards import DataError
 
 

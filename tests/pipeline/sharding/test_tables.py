@@ -9,14 +9,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.table import Row, TableFormat, spool_table
+from pipeline.sharding.rows import Row
+from pipeline.sharding.spool import spool_tables
+from pipeline.sharding.tables import TableFormat
 from shards import UsageError
 
 any_text = st.text(st.characters(codec="utf-8"), max_size=40)
 
 
 def rows_of(path, table=TableFormat()):  # noqa: B008 (frozen)
-    with spool_table(path, table) as spooled:
+    with spool_tables([str(path)], table) as spooled:
         return spooled.rows(np.arange(len(spooled)))
 
 
@@ -39,7 +41,7 @@ def test_every_field_comes_through_as_it_was_written(rows, separator):
 
 def test_rows_are_fetched_in_any_order(tmp_path):
     (tmp_path / "t.csv").write_text("image,caption\n" + "".join(f"{n}.png,text {n}\n" for n in range(100)))
-    with spool_table(tmp_path / "t.csv", TableFormat()) as spooled:
+    with spool_tables([str(tmp_path / "t.csv")], TableFormat()) as spooled:
         assert [row.number for row in spooled.rows(np.array([99, 0, 7, 7]))] == [99, 0, 7, 7]
         assert spooled.rows(np.array([42])) == [Row(42, "42.png", "text 42", {})]
 
@@ -78,7 +80,7 @@ def test_faults_are_named_with_their_place(tmp_path, content, message):
 
 
 def test_an_open_quote_does_not_fill_memory(tmp_path, monkeypatch):
-    monkeypatch.setattr("pipeline.table.LONGEST_FIELD", 1000)
+    monkeypatch.setattr("pipeline.sharding.tables.LONGEST_FIELD", 1000)
     assert "line 2" in refusal(tmp_path, b'image,caption\na.png,"' + b"x" * 2000 + b"\n")
 
 
@@ -89,7 +91,7 @@ def test_same_rows_have_one_hash_however_they_are_written(tmp_path):
         ("c", "image,caption\na,c\n"),
     ):
         (tmp_path / name).write_text(text, newline="")
-    a, b, c = (spool_table(tmp_path / name, TableFormat()).sha256 for name in "abc")
+    a, b, c = (spool_tables([str(tmp_path / name)], TableFormat()).sha256 for name in "abc")
     assert a == b != c
 
 
@@ -100,7 +102,7 @@ def test_memory_does_not_grow_with_the_table(tmp_path):
         file.writelines(f"{n:09d}.png,{caption}\n" for n in range(60_000))  # 30 MB
     tracemalloc.start()
     try:
-        with spool_table(tmp_path / "t.csv", TableFormat()) as spooled:
+        with spool_tables([str(tmp_path / "t.csv")], TableFormat()) as spooled:
             spooled.rows(np.arange(59_000, 60_000))
             peak = tracemalloc.get_traced_memory()[1]
     finally:

@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.images import ImageFolder, Rejected, verified_extension
-from pipeline.table import Row
+from pipeline.sharding.image_check import CheckedImage, ImageRules, check_image
+from pipeline.sharding.image_sources import Location
+from pipeline.sharding.rows import Rejected, RejectedRow, Row
 from shards import Folder, ShardRecord, WrittenShard, write_shard
 from shards.hashing import Purpose, derive, permutation
 
@@ -41,16 +42,7 @@ class PackingTask:
 
     name: str
     first_slot: int
-    rows: list[Row]
-
-
-@dataclass(frozen=True)
-class RejectedRow:
-    """A row that did not become a sample, and why."""
-
-    row: int
-    image: str
-    reason: str
+    rows: list[tuple[Row, "Location | Rejected"]]
 
 
 @dataclass(frozen=True)
@@ -83,18 +75,18 @@ def part_name(shard_name: str) -> str:
     return shard_name.removesuffix(".tar") + ".part.json"
 
 
-def pack_shard(task: PackingTask, images: ImageFolder, out: Folder) -> PackedShard:
+def pack_shard(task: PackingTask, rules: ImageRules, out: Folder) -> PackedShard:
     """Write a shard (none where every row is rejected), then its part file."""
     rejected: list[RejectedRow] = []
     formats: Counter[str] = Counter()
     samples: list[tuple[str, dict[str, bytes]]] = []
-    for slot, row in enumerate(task.rows, task.first_slot):
+    for slot, (row, location) in enumerate(task.rows, task.first_slot):
         try:
-            extension, members = _members(row, images)
+            image, members = _members(row, location, rules)
         except Rejected as reason:
             rejected.append(RejectedRow(row.number, row.image, str(reason)))
             continue
-        formats[extension] += 1
+        formats[image.extension] += 1
         samples.append((f"{slot:09d}", members))
     if samples:
         written = write_shard(out, task.name, samples)
@@ -105,18 +97,22 @@ def pack_shard(task: PackingTask, images: ImageFolder, out: Folder) -> PackedSha
     return packed
 
 
-def _members(row: Row, images: ImageFolder) -> tuple[str, dict[str, bytes]]:
-    """The image's extension and the members of a row's sample; Rejected where it cannot be one."""
+def _members(
+    row: Row, location: "Location | Rejected", rules: ImageRules
+) -> tuple[CheckedImage, dict[str, bytes]]:
+    """A row's image and the members of its sample; Rejected where it cannot be one."""
     if not row.caption.strip():
         raise Rejected("empty caption")
     if not row.image.strip():
         raise Rejected("empty image name")
-    data = images.read(row.image)
-    extension = verified_extension(data)
+    if isinstance(location, Rejected):
+        raise location
+    data = location.read()
+    image = check_image(data, rules)
     described = {"image": row.image, "row": row.number}
     described |= {f"table.{k}" if k in described else k: value for k, value in row.other.items()}
-    return extension, {
-        extension: data,
+    return image, {
+        image.extension: data,
         "txt": row.caption.encode(),
         "json": json.dumps(described, ensure_ascii=False).encode(),
     }
