@@ -256,7 +256,7 @@ class Loader:
         try:
             self._images(sample.image, drawn, out)
         except ImageError as error:
-            shard = raw.dataset.shard_name(raw.block)
+            shard = raw.dataset.shard_address(raw.block)
             reason = f"{shard}: image of sample {sample.key} cannot be decoded ({error})"
             for slot in self._stream.plan.substitutes(raw.epoch, raw.block, raw.slot):
                 sample = raw.read(slot)

@@ -10,7 +10,7 @@ with shards.SampleStream(dataset, shards.TrainingPlan(order, rank=0, world_size=
 
 from shards.dataset import Dataset, Sample, open_dataset
 from shards.errors import DataError, UsageError
-from shards.manifest import Manifest, ShardRecord
+from shards.manifest import Manifest, MemberNames, ShardRecord
 from shards.order import DEFAULT_LANES, EvaluationPlan, Order, TrainingPlan, nearest_batch
 from shards.storage import Folder
 from shards.stream import DEFAULT_PREFETCH_BYTES, RawSample, SampleStream
@@ -24,6 +24,7 @@ __all__ = [
     "EvaluationPlan",
     "Folder",
     "Manifest",
+    "MemberNames",
     "Order",
     "RawSample",
     "Sample",

@@ -21,7 +21,7 @@ class Blocks:
 
     shard: np.ndarray  # int32, number of the shard
     first_sample: np.ndarray  # int64, number of the block's first sample in the data set
-    samples: np.ndarray  # int64
+    samples: np.ndarray  # int64, samples of the data set (in a view, others may lie between them)
     offset: np.ndarray  # int64, byte in the shard where it starts
     length: np.ndarray  # int64, bytes
 
@@ -65,6 +65,27 @@ def cut_blocks(lengths: np.ndarray, shard_samples: np.ndarray) -> Blocks:
         samples=lasts - firsts,
         offset=ends[firsts] - shard_begin[shard],
         length=ends[lasts] - ends[firsts],
+    )
+
+
+def select_blocks(blocks: Blocks, lengths: np.ndarray, selected: np.ndarray) -> Blocks:
+    """The blocks of a view: those that hold a selected sample, each from its first such sample to its last.
+
+    lengths: uint32 [indexed samples]; selected: bool [indexed samples]. In the result `samples` counts, and
+    `first_sample` numbers, selected samples only.
+    """
+    before = np.concatenate([[0], np.cumsum(selected)])  # selected samples before each indexed one
+    first_selected, last_selected = before[blocks.first_sample], before[blocks.first_sample + blocks.samples]
+    kept = last_selected > first_selected
+    rows = np.flatnonzero(selected)
+    first, last = rows[first_selected[kept]], rows[last_selected[kept] - 1]
+    ends = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
+    return Blocks(
+        shard=blocks.shard[kept],
+        first_sample=first_selected[kept],
+        samples=(last_selected - first_selected)[kept],
+        offset=blocks.offset[kept] + ends[first] - ends[blocks.first_sample[kept]],
+        length=ends[last + 1] - ends[first],
     )
 
 

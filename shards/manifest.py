@@ -3,7 +3,9 @@ order.
 
 Beside the shards lie `manifest.json` (this), `index.bin` (uint32 little-endian: the byte length of every
 sample, in order) and `checksums.bin` (uint32 little-endian: the low half of every sample's XXH3-64, so that a
-changed byte is noticed when it is read, not when a model has learned from it).
+changed byte is noticed when it is read, not when a model has learned from it). A view, a data set made of
+some samples of shards that lie elsewhere, has `selected.bin` too: one bit for every sample of its shards, the
+first in the lowest bit of the first byte.
 """
 
 import hashlib
@@ -19,15 +21,42 @@ FORMAT_VERSION = 1
 # Stands for the block rule, the hash and the order of samples; a change to any of them must change it.
 ORDER_VERSION = 1
 MANIFEST, INDEX, CHECKSUMS = "manifest.json", "index.bin", "checksums.bin"
+SELECTED = "selected.bin"
 
 
 @dataclass(frozen=True)
 class ShardRecord:
-    """One shard: its file name, samples, bytes, and the sha256 of its bytes."""
+    """One shard: its file name, samples, bytes, the sha256 of its bytes, and the folder it lies in.
+
+    `folder` is a path relative to the manifest's own folder, an absolute path, or an address; "" is the
+    manifest's own folder.
+    """
 
     name: str
     samples: int
     bytes: int
+    sha256: str
+    folder: str = ""
+
+
+@dataclass(frozen=True)
+class MemberNames:
+    """Which members of a sample are its image and its caption.
+
+    The first of `image_extensions` that a sample has is its image. Where `caption_key` is given, the member
+    with `caption_extension` is JSON, and the caption is what it holds under that key.
+    """
+
+    image_extensions: tuple[str, ...] = ("jpg", "png", "gif", "webp", "tif", "bmp")
+    caption_extension: str = "txt"
+    caption_key: str | None = None
+
+
+@dataclass(frozen=True)
+class Selection:
+    """How many of the shards' samples a view has, and the sha256 of `selected.bin`, which says which."""
+
+    samples: int
     sha256: str
 
 
@@ -37,14 +66,19 @@ class Manifest:
 
     shards: tuple[ShardRecord, ...]
     index_sha256: str
-    image_extensions: tuple[str, ...] = ("jpg", "png", "gif", "webp", "tif", "bmp")
-    caption_extension: str = "txt"
+    member_names: MemberNames = MemberNames()
+    selection: Selection | None = None
     made_by: dict[str, Any] = field(default_factory=dict)
 
     @property
-    def samples(self) -> int:
-        """Samples in all shards."""
+    def indexed_samples(self) -> int:
+        """Samples in all shards, selected or not."""
         return sum(shard.samples for shard in self.shards)
+
+    @property
+    def samples(self) -> int:
+        """Samples of the data set."""
+        return self.selection.samples if self.selection else self.indexed_samples
 
     @property
     def total_bytes(self) -> int:
@@ -57,6 +91,8 @@ class Manifest:
         digest = hashlib.sha256(f"{FORMAT_VERSION} {ORDER_VERSION} {self.index_sha256}\n".encode())
         for shard in self.shards:
             digest.update(f"{shard.name} {shard.samples} {shard.sha256}\n".encode())
+        if self.selection:
+            digest.update(f"selected {self.selection.samples} {self.selection.sha256}\n".encode())
         return digest.hexdigest()
 
     def to_json(self) -> bytes:
@@ -68,6 +104,9 @@ class Manifest:
             "bytes": self.total_bytes,
             "fingerprint": self.fingerprint,
             **asdict(self),
+            "shards": [
+                {key: value for key, value in asdict(shard).items() if value != ""} for shard in self.shards
+            ],
         }
         return json.dumps(content, indent=1, ensure_ascii=False).encode() + b"\n"
 
@@ -85,11 +124,12 @@ class Manifest:
                     f"reads {FORMAT_VERSION}.{ORDER_VERSION}: install the version that wrote it, or "
                     "shard the data again"
                 )
+            names = content["member_names"]
             manifest = Manifest(
                 shards=tuple(ShardRecord(**shard) for shard in content["shards"]),
                 index_sha256=content["index_sha256"],
-                image_extensions=tuple(content["image_extensions"]),
-                caption_extension=content["caption_extension"],
+                member_names=MemberNames(**{**names, "image_extensions": tuple(names["image_extensions"])}),
+                selection=Selection(**content["selection"]) if content["selection"] else None,
                 made_by=content["made_by"],
             )
             if manifest.fingerprint != content["fingerprint"]:
@@ -106,6 +146,16 @@ class Manifest:
 def pack_uint32(values: "np.ndarray | list[int]") -> bytes:
     """The bytes of `index.bin` or `checksums.bin` for one number a sample."""
     return np.asarray(values, dtype="<u4").tobytes()
+
+
+def pack_selection(selected: np.ndarray) -> bytes:
+    """The bytes of `selected.bin` for bool [samples]."""
+    return np.packbits(selected, bitorder="little").tobytes()
+
+
+def unpack_selection(content: bytes, samples: int) -> np.ndarray:
+    """The inverse of `pack_selection`: bool [samples]."""
+    return np.unpackbits(np.frombuffer(content, np.uint8), count=samples, bitorder="little").astype(bool)
 
 
 def sha256(data: "bytes | memoryview") -> str:

@@ -1,33 +1,51 @@
 """Writing a data set: shards one by one, in any process, and the manifest once all of them are there."""
 
+import base64
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import numpy as np
 import xxhash
 
 from shards.errors import DataError
-from shards.manifest import CHECKSUMS, INDEX, MANIFEST, Manifest, ShardRecord, pack_uint32, sha256
+from shards.manifest import (
+    CHECKSUMS,
+    INDEX,
+    MANIFEST,
+    SELECTED,
+    Manifest,
+    MemberNames,
+    Selection,
+    ShardRecord,
+    pack_selection,
+    pack_uint32,
+    sha256,
+)
 from shards.storage import Folder
 from shards.tar import END_OF_ARCHIVE, pack_sample
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class WrittenShard:
-    """A shard that lies in its place: its record, and one byte length and checksum a sample."""
+    """A shard that lies in its place: its record, and the byte length and checksum of every sample."""
 
     record: ShardRecord
-    lengths: list[int]
-    checksums: list[int]
+    lengths: np.ndarray  # uint32 [samples]
+    checksums: np.ndarray  # uint32 [samples]
 
     def to_dict(self) -> dict[str, Any]:
         """As plain JSON values."""
-        return asdict(self)
+        packed = (base64.b64encode(pack_uint32(values)).decode() for values in (self.lengths, self.checksums))
+        return {"record": asdict(self.record), **dict(zip(("lengths", "checksums"), packed, strict=True))}
 
     @staticmethod
     def from_dict(content: Mapping[str, Any]) -> "WrittenShard":
         """The inverse of `to_dict`."""
-        return WrittenShard(ShardRecord(**content["record"]), content["lengths"], content["checksums"])
+        lengths, checksums = (
+            np.frombuffer(base64.b64decode(content[name]), "<u4") for name in ("lengths", "checksums")
+        )
+        return WrittenShard(ShardRecord(**content["record"]), lengths, checksums)
 
 
 def checksum(sample: "bytes | memoryview") -> int:
@@ -52,15 +70,36 @@ def write_shard(folder: Folder, name: str, samples: Iterable[tuple[str, dict[str
     data += END_OF_ARCHIVE
     whole = memoryview(data)
     folder.write(name, whole)
-    return WrittenShard(ShardRecord(name, len(lengths), len(data), sha256(whole)), lengths, checksums)
+    return WrittenShard(
+        ShardRecord(name, len(lengths), len(data), sha256(whole)),
+        np.array(lengths, np.uint32),
+        np.array(checksums, np.uint32),
+    )
 
 
-def write_manifest(folder: Folder, shards: Iterable[WrittenShard], made_by: Mapping[str, Any]) -> Manifest:
-    """Write index, checksums and, last, the manifest; shards without samples are left out."""
+def write_manifest(
+    folder: Folder,
+    shards: Iterable[WrittenShard],
+    made_by: Mapping[str, Any],
+    *,
+    member_names: MemberNames = MemberNames(),  # noqa: B008 (frozen)
+    selected: np.ndarray | None = None,
+) -> Manifest:
+    """Write index, checksums and, last, the manifest; shards without samples are left out.
+
+    selected: bool [samples of all shards], for a view; without it, every sample belongs to the data set.
+    """
     kept = [shard for shard in shards if shard.record.samples]
-    index = pack_uint32([length for shard in kept for length in shard.lengths])
-    checksums = pack_uint32([value for shard in kept for value in shard.checksums])
-    manifest = Manifest(tuple(shard.record for shard in kept), sha256(index), made_by=dict(made_by))
+    index = b"".join(pack_uint32(shard.lengths) for shard in kept)
+    checksums = b"".join(pack_uint32(shard.checksums) for shard in kept)
+    selection = None
+    if selected is not None:
+        bits = pack_selection(selected)
+        selection = Selection(int(selected.sum()), sha256(bits))
+        folder.write(SELECTED, bits)
+    manifest = Manifest(
+        tuple(shard.record for shard in kept), sha256(index), member_names, selection, dict(made_by)
+    )
     folder.write(INDEX, index)
     folder.write(CHECKSUMS, checksums)
     folder.write(MANIFEST, manifest.to_json())

@@ -60,7 +60,12 @@ class PackedShard:
 
     def to_json(self) -> bytes:
         """As the text of a part file."""
-        return json.dumps(asdict(self)).encode()
+        content = {
+            "written": self.written.to_dict(),
+            "rejected": [asdict(row) for row in self.rejected],
+            "formats": self.formats,
+        }
+        return json.dumps(content).encode()
 
     @staticmethod
     def from_json(text: bytes) -> "PackedShard":
@@ -91,7 +96,9 @@ def pack_shard(task: PackingTask, rules: ImageRules, out: Folder) -> PackedShard
     if samples:
         written = write_shard(out, task.name, samples)
     else:
-        written = WrittenShard(ShardRecord(task.name, 0, 0, ""), [], [])
+        written = WrittenShard(
+            ShardRecord(task.name, 0, 0, ""), np.zeros(0, np.uint32), np.zeros(0, np.uint32)
+        )
     packed = PackedShard(written, rejected, dict(sorted(formats.items())))
     out.write(part_name(task.name), packed.to_json())
     return packed

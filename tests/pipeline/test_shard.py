@@ -295,7 +295,7 @@ def test_a_finished_shard_that_was_deleted_is_written_again(run, small, hashes, 
     (out / "set-000001.part.json").write_text(
         json.dumps(
             {
-                "written": {"record": manifest["shards"][1], "lengths": [], "checksums": []},
+                "written": {"record": manifest["shards"][1], "lengths": "", "checksums": ""},
                 "rejected": [],
                 "formats": {},
             }
