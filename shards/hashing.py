@@ -11,6 +11,7 @@ import numpy as np
 
 GOLDEN = 0x9E3779B97F4A7C15
 _MASK = (1 << 64) - 1
+_CHUNK = 2**20
 
 
 class Purpose(IntEnum):
@@ -23,6 +24,7 @@ class Purpose(IntEnum):
     MASK = 5  # masking of a caption
     DROPOUT = 6  # the generator of a training step
     ROWS = 7  # the order in which table rows are packed into shards
+    SPLIT = 8  # which split a group of rows belongs to
 
 
 def _finalise(z: np.ndarray) -> np.ndarray:
@@ -59,6 +61,24 @@ def uniforms(keys: np.ndarray, count: int) -> np.ndarray:
     return (draw(keys, count) >> np.uint64(11)) * 2.0**-53
 
 
+def shuffled(key: "int | np.ndarray", numbers: np.ndarray) -> np.ndarray:
+    """Distinct numbers from 0 up, in the order that the key stands for: int64 [len(numbers)].
+
+    A number's place follows from its own hash, whatever the others are. Beside the result, memory holds a
+    chunk: the low bits of each hash make way for the number itself, so that one sort in place does it all.
+    """
+    key = np.asarray(key, np.uint64)
+    values = numbers.astype(np.uint64)
+    mask = np.uint64((1 << int(values.max(initial=1)).bit_length()) - 1)
+    with np.errstate(over="ignore"):
+        for start in range(0, len(values), _CHUNK):
+            own = values[start : start + _CHUNK]
+            own |= _finalise(key + (own + np.uint64(1)) * np.uint64(GOLDEN)) & ~mask
+    values.sort()
+    values &= mask
+    return values.view(np.int64)
+
+
 def permutation(key: "int | np.ndarray", size: int) -> np.ndarray:
     """The permutation of `range(size)` that the key stands for: int64 [size]."""
-    return np.argsort(draw(np.asarray(key, np.uint64), size), kind="stable")
+    return shuffled(key, np.arange(size))
