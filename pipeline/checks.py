@@ -1,6 +1,7 @@
 """Checks of flags' values that several commands share; each raises UsageError naming the flag."""
 
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,23 @@ def check_share(config: Any, *fields: str) -> None:
             raise UsageError(
                 f"{flag_name(field)} {getattr(config, field)}: it must lie above 0 and at most at 1"
             )
+
+
+def parse_bytes(flag: str, text: str) -> int:
+    """The bytes that `500MB`, `2GiB` or `1000000` stand for; UsageError naming the flag for anything else."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kMGT]?)(i?)B?", text)
+    if not found or (found[3] and not found[2]):
+        raise UsageError(f"{flag} {text}: write a number of bytes, such as 500MB or 2GiB")
+    return int(float(found[1]) * (1024 if found[3] else 1000) ** " kMGT".index(found[2] or " "))
+
+
+def parse_share(flag: str, text: str) -> float:
+    """The share that `1%` or `0.01` stands for; UsageError naming the flag for anything else."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)(%?)", text)
+    share = float(found[1]) / (100 if found[2] else 1) if found else -1
+    if not 0 <= share <= 1:
+        raise UsageError(f"{flag} {text}: write a share such as 1% or 0.01")
+    return share
 
 
 def local_path(flag: str, value: str) -> Path:

@@ -1,17 +1,10 @@
 """A page to look at: queries with their best matches, as one HTML file that needs nothing else."""
 
-import base64
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 
-from PIL import Image
-
-from pmc_clip.transforms import to_rgb
-
-THUMBNAIL = 220  # pixels of the longer side
-CAPTION = 180  # characters shown; the rest is in the tooltip
+from pipeline.figure_html import caption_html, thumbnail_html
 
 
 @dataclass(frozen=True)
@@ -64,20 +57,10 @@ def _row(query: Query) -> str:
 def _content(item: Item) -> str:
     parts = []
     if item.image is not None:
-        parts.append(f'<img alt="figure" src="{_data_address(item.image)}">')
+        parts.append(thumbnail_html(item.image))
     if item.caption is not None:
-        shown = item.caption if len(item.caption) <= CAPTION else item.caption[: CAPTION - 1] + "…"
-        parts.append(f'<p class="caption" title="{escape(item.caption)}">{escape(shown)}</p>')
+        parts.append(caption_html(item.caption))
     return "".join(parts)
-
-
-def _data_address(data: "bytes | memoryview") -> str:
-    with Image.open(io.BytesIO(data)) as image:
-        small = to_rgb(image)
-        small.thumbnail((THUMBNAIL, THUMBNAIL))
-    out = io.BytesIO()
-    small.save(out, "JPEG", quality=85)
-    return "data:image/jpeg;base64," + base64.b64encode(out.getvalue()).decode()
 
 
 _STYLE = """

@@ -1,189 +1,321 @@
-"""Pack a table of captions and its images into WebDataset shards.
+"""Pack tables of captions and their images into WebDataset shards.
 
     python -m pipeline.shard --csv train.csv
-    python -m pipeline.shard --csv train.csv --images images/ --out s3://bucket/pmc/train
+    python -m pipeline.shard --csv pmc_oa.jsonl --images images.zip --out s3://bucket/pmc \
+        --split train=0.9,valid=0.05,test=0.05
+    python -m pipeline.shard --csv train.csv --dry-run
 
-Writes OUT/NAME-000000.tar and so on, manifest.json and the index beside them, and rejected.csv for the rows
-that could not be taken (rows are numbered from 0, the header not counted). Image bytes are kept as they are.
-Interrupted, the same command goes on with the shards that are missing.
+Writes OUT/NAME-000000.tar and so on with manifest.json and index beside them (below OUT/SPLIT for every
+split), rejected.csv for the rows that could not be taken (rows are numbered from 0, through all tables,
+headers not counted), and dataset_report.html. Image bytes are kept as they are unless --resize or --format
+ask for something else. Interrupted, the same command goes on with the shards that are missing.
 """
 
-import csv
-import io
 import os
+import re
 import sys
 import time
-from collections import Counter
+from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
+import PIL
 import tyro
 
+from pipeline.checks import check_at_least, parse_bytes, parse_share
 from pipeline.cli import main
+from pipeline.sharding.dask_engine import run_on_dask
+from pipeline.sharding.dry_run import describe_plan
 from pipeline.sharding.image_check import ImageRules
-from pipeline.sharding.image_sources import ImageSource, Location, open_image_source
-from pipeline.sharding.job_folder import REJECTED, TOOL, delete_parts, prepare_folder, read_parts
-from pipeline.sharding.packing import PackedShard, PackingPlan, PackingTask, pack_shard
-from pipeline.sharding.row_progress import RowProgress
-from pipeline.sharding.rows import Rejected, RejectedRow, Row
+from pipeline.sharding.image_sources import ImageSource, open_image_source
+from pipeline.sharding.job import Engine, FinishedDataSet, Job, Stopped
+from pipeline.sharding.job_folder import REJECTED, REPORT, JobFolder
+from pipeline.sharding.packing import Treatment
+from pipeline.sharding.plan import PackingPlan
+from pipeline.sharding.splits import GroupCounter, Splits, parse_splits
 from pipeline.sharding.spool import SpooledTable, spool_tables
 from pipeline.sharding.tables import TableFormat
+from pipeline.sharding.tasks import find_task
+from pipeline.sharding.transcode import Transcoding
 from pipeline.sharding.worker_pool import run_in_processes, sigterm_interrupts
-from shards import DataError, Folder, Manifest, UsageError, write_manifest
+from shards import DataError, Folder, UsageError
+
+SIGTERM_EXIT_CODE = 143
 
 
 @dataclass(frozen=True)
 class ShardConfig:
     """Flags of `pipeline.shard`."""
 
-    csv: Annotated[str, tyro.conf.arg(aliases=["--table"])]
-    """Table of images and captions (CSV, UTF-8, with a header line)."""
-    images: Annotated[str | None, tyro.conf.arg(aliases=["--image-dir"])] = None
-    """Folder of the images; without it, the table's own folder or the `images` beside it."""
+    csv: Annotated[tuple[str, ...], tyro.conf.arg(aliases=["--table"])]
+    """Tables of images and captions: CSV, TSV, JSONL or Parquet, gzip'd or not, paths or addresses."""
+    table_format: Literal["csv", "tsv", "jsonl", "parquet"] | None = None
+    """Format of the tables; without it, their names tell."""
+    images: Annotated[tuple[str, ...], tyro.conf.arg(aliases=["--image-dir"])] = ()
+    """Where the images are: folders, .zip or .tar files, addresses such as s3://bucket/images; without it,
+    the table's own folder, or the `images`, `images.zip` or `images.tar` beside it.
+    """
     out: str | None = None
     """Folder for the shards: a path or an address such as s3://bucket/prefix; without it, shards/ and the
     table's name.
     """
     image_key: Annotated[str, tyro.conf.arg(aliases=["--csv-img-key"])] = "image"
-    """Column with the image's name, relative to the folder of images."""
+    """Column with the image's name: a path below where the images are, or an address."""
     caption_key: Annotated[str, tyro.conf.arg(aliases=["--csv-caption-key"])] = "caption"
     """Column with the caption."""
-    separator: Annotated[str, tyro.conf.arg(aliases=["--csv-separator"])] = ","
-    """What separates the table's fields, one character."""
+    separator: Annotated[str | None, tyro.conf.arg(aliases=["--csv-separator"])] = None
+    """What separates the fields of a CSV table, one character; without it, a comma."""
     samples_per_shard: int = 1000
     """Rows in a shard."""
+    max_shard_size: str | None = None
+    """Most bytes of images, as they lie in the source, in a shard (500MB, 2GiB)."""
+    split: str | None = None
+    """Split the data by article: names and shares, such as train=0.9,valid=0.05,test=0.05."""
+    group_key: str | None = None
+    """Column with the group (article, patient) that must not be torn apart by --split."""
+    group_pattern: str | None = None
+    """Regular expression that finds the group in the image's name; without it, a PMC id."""
+    verify: Literal["full", "header", "none"] = "full"
+    """How much of each image is decoded to find damage."""
+    min_side: int = 1
+    """Pixels of the shorter side below which an image is rejected."""
+    max_pixels: int = ImageRules.max_pixels
+    """Pixels above which an image is rejected."""
+    max_rejected: str = "100%"
+    """Share of the rows above which rejections fail the job."""
+    drop_duplicates: bool = False
+    """Reject rows whose image has the same bytes as an earlier row's; takes a pass over all images."""
+    resize: int | None = None
+    """Make images smaller: pixels of the shorter side; never enlarges."""
+    format: Literal["jpeg", "webp"] | None = None
+    """Store all images in this format; without it, as they come."""
+    quality: int = Transcoding.quality
+    """Quality of images that --resize or --format encode again, 1 to 100."""
     seed: int = 0
     """Seed of the order in which rows are packed."""
     workers: int | None = None
     """Processes that read, check and pack; without it, one for each core."""
+    task: str | None = None
+    """Do only task I of N (I/N, from 0); without it, SLURM's array or step tells, or all is one task."""
+    dask: str | None = None
+    """Address of a Dask scheduler whose workers pack, in place of processes here."""
+    dry_run: bool = False
+    """Print the plan (shards, bytes, time, disk), and write nothing."""
     overwrite: bool = False
     """Replace the data set that the output folder holds."""
 
     def check(self) -> None:
-        """Raise UsageError where values are out of range."""
-        for name, value in (("--samples-per-shard", self.samples_per_shard), ("--workers", self.workers)):
-            if value is not None and value < 1:
-                raise UsageError(f"{name} {value}: it must be at least 1")
-        if len(self.field_separator) != 1 or self.field_separator in '"\r\n':
+        """Raise UsageError where values are out of range or contradict one another."""
+        check_at_least(self, samples_per_shard=1, workers=1, min_side=1, max_pixels=1)
+        separator = self.field_separator
+        if separator is not None and (len(separator) != 1 or separator in '"\r\n'):
             raise UsageError(
                 f"--separator {self.separator!r}: it must be one character, no quote and no end of line"
             )
+        if self.split is None and (self.group_key is not None or self.group_pattern is not None):
+            raise UsageError("--group-key and --group-pattern say what --split keeps together: give that too")
+        if self.dask is not None and self.workers is not None:
+            raise UsageError("--workers counts processes here; with --dask, its workers do the work")
+        if self.transcoding:
+            self.transcoding.check()
 
     @property
-    def field_separator(self) -> str:
+    def field_separator(self) -> str | None:
         """The separator, where a shell's `\\t` means a tab."""
-        return self.separator.replace("\\t", "\t")
+        return None if self.separator is None else self.separator.replace("\\t", "\t")
+
+    @property
+    def transcoding(self) -> Transcoding | None:
+        """What is done with the images' bytes; None where they stay as they are."""
+        if self.resize is None and self.format is None:
+            return None
+        return Transcoding(self.resize, self.format, self.quality)
+
+    @property
+    def rules(self) -> ImageRules:
+        """What an image must be."""
+        return ImageRules(self.verify, self.min_side, self.max_pixels)
 
 
 def shard(config: ShardConfig) -> None:
-    """Pack the table that the flags name."""
+    """Pack the tables that the flags name."""
     config.check()
     begin = time.perf_counter()
-    path = Path(config.csv)
-    out = Folder(config.out or f"shards/{path.stem}")
-    table_format = TableFormat(config.image_key, config.caption_key, config.field_separator)
-    with sigterm_interrupts(), spool_tables([config.csv], table_format) as table:
-        plan = PackingPlan(len(table), config.seed, config.samples_per_shard)
+    task = find_task(config.task, os.environ)
+    splits = parse_splits(config.split, config.group_key, config.group_pattern) if config.split else None
+    out = Folder(config.out or f"shards/{_stem(config.csv[0])}")
+    folder = JobFolder(out, splits.names if splits else ())
+    workers = config.workers or len(os.sched_getaffinity(0))
+    with sigterm_interrupts(), ExitStack() as opened:
+        table = opened.enter_context(_read_tables(config, splits))
         first_names = [row.image for row in table.rows(np.arange(min(100, len(table))))]
-        images = open_image_source([config.images] if config.images else [], [config.csv], first_names)
-        identity = _identity(path, table, images, plan)
-        if not prepare_folder(out, identity, overwrite=config.overwrite):
-            print(f"{out.address}: this data set is complete; nothing to do")
+        images = opened.enter_context(open_image_source(config.images, config.csv, first_names))
+        job = Job(
+            table=table,
+            images=images,
+            plan=_plan(config, table, images, splits),
+            folder=folder,
+            identity=_identity(config, table, images),
+            treatment=Treatment(config.rules, config.transcoding),
+            task=task,
+            engine=_engine(config, workers),
+            max_rejected=parse_share("--max-rejected", config.max_rejected),
+        )
+        if config.dry_run:
+            print(describe_plan(job, workers))
             return
-        workers = config.workers or len(os.sched_getaffinity(0))
+        folder.claim(job.identity, overwrite=config.overwrite)
         try:
-            packed = _pack_all(table, images, out, plan, workers)
+            finished = _work(config, job)
+        except Stopped:
+            _say("SIGTERM: the shards in work were finished; the same command goes on with the others")
+            sys.exit(SIGTERM_EXIT_CODE)
         except KeyboardInterrupt:
-            print("finished shards are kept; the same command goes on with the others", file=sys.stderr)
+            _say("finished shards are kept; the same command goes on with the others")
             raise
-    manifest = _finish(out, packed, identity, images)
-    _summarise(out, manifest, packed, time.perf_counter() - begin)
+    if finished:
+        _summarise(folder, finished, time.perf_counter() - begin)
 
 
-def _identity(path: Path, table: SpooledTable, images: ImageSource, plan: PackingPlan) -> dict[str, Any]:
+def _stem(table: str) -> str:
+    """The name of a table without its folder and its endings: train of data/train.csv.gz."""
+    return re.sub(r"(\.\w+)?(\.gz)?$", "", table.rstrip("/").rpartition("/")[2])
+
+
+def _work(config: ShardConfig, job: Job) -> list[FinishedDataSet]:
+    """Do what is left to do; nothing is returned where this run is not the one that ends the job."""
+    folder, task = job.folder, job.task
+    manifests = folder.manifests()
+    if manifests is not None:
+        restored = job.restore(manifests)
+        done = f"{restored:,} shards that were gone were written again" if restored else "nothing to do"
+        print(f"{folder.root.address}: this data set is complete; {done}")
+        return []
+    if task.count > 1:
+        _say(f"task {task.index} of {task.count} ({task.source})")
+    if config.drop_duplicates and not job.find_duplicates():
+        print(
+            f"{folder.root.address}: this task's images are hashed, those of other tasks are not yet; "
+            "packing begins when the same tasks are started again after all of them have ended"
+        )
+        return []
+    job.pack()
+    missing = job.others_missing()
+    if missing:
+        print(
+            f"{folder.root.address}: this task's shards are there; {missing:,} of other tasks are not yet "
+            "(the task that ends last writes the manifest)"
+        )
+        return []
+    try:
+        return job.finish()
+    except (DataError, FileNotFoundError):
+        if folder.manifests() is None:
+            raise
+        print(f"{folder.root.address}: complete; another task wrote the manifest")
+        return []
+
+
+def _read_tables(config: ShardConfig, splits: Splits | None) -> SpooledTable:
+    table_format = TableFormat(
+        config.image_key, config.caption_key, config.field_separator, config.table_format
+    )
+    if splits is None:
+        return spool_tables(config.csv, table_format)
+    groups = GroupCounter(splits)
+    table = spool_tables(config.csv, table_format, groups)
+    groups.check()
+    rows = np.bincount(table.splits, minlength=len(splits.names))
+    if not rows.all():
+        empty = splits.names[int(np.argmin(rows))]
+        raise UsageError(
+            f"--split: no group of the {len(table):,} rows falls into {empty}: give it more, or leave it out"
+        )
+    if groups.ungrouped:
+        _say(
+            f"{groups.ungrouped:,} of {len(table):,} rows have no group: each of their images is one of its "
+            "own"
+        )
+    return table
+
+
+def _plan(
+    config: ShardConfig, table: SpooledTable, images: ImageSource, splits: Splits | None
+) -> PackingPlan:
+    sizes = limit = None
+    if config.max_shard_size is not None:
+        limit = parse_bytes("--max-shard-size", config.max_shard_size)
+        sizes = np.zeros(len(table), np.uint32)
+        for start in range(0, len(table), 10_000):
+            rows = table.rows(np.arange(start, min(start + 10_000, len(table))))
+            found = images.sizes([row.image for row in rows])
+            sizes[start : start + len(rows)] = np.minimum(found, np.iinfo(np.uint32).max)
+    split_count = len(splits.names) if splits else 1
+    return PackingPlan(table.splits, split_count, config.seed, config.samples_per_shard, sizes, limit)
+
+
+def _identity(config: ShardConfig, table: SpooledTable, images: ImageSource) -> dict[str, Any]:
     """What the output follows from, so that a rerun can tell whether it is the same job."""
-    return {
-        "tool": TOOL,
-        "table": path.name,
-        "rows": plan.rows,
+    identity: dict[str, Any] = {
+        "tool": "pipeline.shard",
+        "tables": [address.rstrip("/").rpartition("/")[2] for address in config.csv],
+        "rows": len(table),
         "rows_sha256": table.sha256,
         "images": images.identity,
-        "seed": plan.seed,
-        "samples_per_shard": plan.samples_per_shard,
+        "seed": config.seed,
+        "samples_per_shard": config.samples_per_shard,
+        "verify": config.verify,
+        "min_side": config.min_side,
+        "max_pixels": config.max_pixels,
     }
+    optional: dict[str, Any] = {
+        "max_shard_size": config.max_shard_size,
+        "split": config.split,
+        "group_key": config.group_key,
+        "group_pattern": config.group_pattern,
+        "drop_duplicates": config.drop_duplicates or None,
+    }
+    if config.transcoding:  # what the encoders of another version make has other bytes
+        optional |= {
+            "resize": config.resize,
+            "format": config.format,
+            "quality": config.quality,
+            "pillow": PIL.__version__,
+        }
+    return identity | {key: value for key, value in optional.items() if value is not None}
 
 
-def _pack_all(
-    table: SpooledTable, images: ImageSource, out: Folder, plan: PackingPlan, workers: int
-) -> list[PackedShard]:
-    """Pack every shard that is not there yet, in worker processes; all shards in order."""
-    names = [f"{out.name}-{number:06d}.tar" for number in range(plan.shards)]
-    packed = read_parts(out, names)
-    order = plan.order()
-    missing = [(name, plan.slots(n)) for n, name in enumerate(names) if name not in packed]
-    tasks = (
-        PackingTask(name, slots.start, _located(table.rows(order[slots.start : slots.stop]), images))
-        for name, slots in missing
-    )
-    pack = partial(pack_shard, rules=ImageRules(), out=out)
-    with RowProgress(plan.rows, sum(shard.rows for shard in packed.values())) as progress:
-        for shard in run_in_processes(pack, tasks, max(1, min(workers, len(missing)))):
-            packed[shard.written.record.name] = shard
-            progress.advance(shard.rows)
-    return [packed[name] for name in names]
+def _engine(config: ShardConfig, workers: int) -> Engine:
+    if config.dask is not None:
+        return partial(run_on_dask, config.dask)
+    return partial(run_in_processes, workers=workers)
 
 
-def _located(rows: list[Row], images: ImageSource) -> list[tuple[Row, Location | Rejected]]:
-    located: list[tuple[Row, Location | Rejected]] = []
-    for row in rows:
-        try:
-            located.append((row, images.locate(row.image)))
-        except Rejected as reason:
-            located.append((row, reason))
-    return located
-
-
-def _finish(
-    out: Folder, packed: list[PackedShard], identity: dict[str, Any], images: ImageSource
-) -> Manifest:
-    """Write rejected.csv and the manifest, and remove what only an unfinished job needs."""
-    rejected = sorted((row for shard in packed for row in shard.rejected), key=lambda row: row.row)
-    out.write(REJECTED, _rejected_csv(rejected))
-    if not any(shard.written.record.samples for shard in packed):
-        delete_parts(out)
-        reason, count = Counter(row.reason for row in rejected).most_common(1)[0]
-        raise DataError(
-            f"all {len(rejected):,} rows were rejected, {count:,} of them because: {reason}; images were "
-            f"looked for in {images.identity}; every row and its reason is in {out.locate(REJECTED)}"
+def _summarise(folder: JobFolder, finished: Sequence[FinishedDataSet], seconds: float) -> None:
+    for data_set, result in zip(folder.data_sets, finished, strict=True):
+        manifest = result.manifest
+        print(
+            f"{data_set.address}: {manifest.samples:,} samples in {len(manifest.shards):,} shards, "
+            f"{manifest.total_bytes / 1e6:,.1f} MB"
         )
-    manifest = write_manifest(out, [shard.written for shard in packed], identity)
-    delete_parts(out)
-    return manifest
+        for line in result.statistics.summary_lines():
+            print(f"  {line}")
+        rejected = result.rejected.total()
+        print(
+            f"  rejected rows: {rejected:,}" + (f", see {folder.root.locate(REJECTED)}" if rejected else "")
+        )
+        for reason, count in result.rejected.most_common():
+            print(f"  {count:>10,} {reason}")
+    samples = sum(result.manifest.samples for result in finished)
+    print(f"{seconds:.1f} s, {samples / seconds:,.0f} samples/s; look at {folder.root.locate(REPORT)}")
+    print(f"next: python -m pipeline.stream --data {folder.data_sets[0].address} --batch-size 64")
 
 
-def _rejected_csv(rejected: list[RejectedRow]) -> bytes:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["row", "image", "reason"])
-    writer.writerows((row.row, row.image, row.reason) for row in rejected)
-    return text.getvalue().encode()
-
-
-def _summarise(out: Folder, manifest: Manifest, packed: list[PackedShard], seconds: float) -> None:
-    reasons = Counter(row.reason for shard in packed for row in shard.rejected)
-    formats = sum((Counter(shard.formats) for shard in packed), Counter())
-    print(
-        f"{out.address}: {manifest.samples:,} samples in {len(manifest.shards):,} shards, "
-        f"{manifest.total_bytes / 1e6:,.1f} MB ({', '.join(f'{n:,} {name}' for name, n in formats.items())})"
-    )
-    print(f"rejected rows: {sum(reasons.values()):,}" + (f", see {out.locate(REJECTED)}" if reasons else ""))
-    for reason, count in reasons.most_common():
-        print(f"  {count:>8,} {reason}")
-    print(f"{seconds:.1f} s, {manifest.samples / seconds:,.0f} samples/s")
-    print(f"next: python -m pipeline.stream --data {out.address} --batch-size 64")
+def _say(message: str) -> None:
+    print(message, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

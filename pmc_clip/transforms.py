@@ -1,8 +1,12 @@
 """Images to model input: any Pillow mode to RGB, the published evaluation crop, normalisation."""
 
+from typing import TYPE_CHECKING
+
 import numpy as np
-import torch
 from PIL import Image
+
+if TYPE_CHECKING:  # images are made ready in processes that should not wait for torch
+    import torch
 
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 """Channel means of the published preprocessing (CLIP's training data), of values in [0, 1]."""
@@ -46,8 +50,9 @@ def center_crop(image: Image.Image, size: int) -> np.ndarray:
     return np.array(image.crop((left, top, left + size, top + size)))
 
 
-def normalize(images: torch.Tensor) -> torch.Tensor:
+def normalize(images: "torch.Tensor") -> "torch.Tensor":
     """[B, 3, H, W] uint8 -> float32 on the same device, in the same memory format, by MEAN and STD."""
-    mean = torch.tensor(MEAN, device=images.device).view(3, 1, 1)
-    std = torch.tensor(STD, device=images.device).view(3, 1, 1)
-    return images.float().div_(255).sub_(mean).div_(std)
+    pixels = images.float()
+    mean = pixels.new_tensor(MEAN).view(3, 1, 1)
+    std = pixels.new_tensor(STD).view(3, 1, 1)
+    return pixels.div_(255).sub_(mean).div_(std)

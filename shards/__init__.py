@@ -8,8 +8,8 @@ with shards.SampleStream(dataset, shards.TrainingPlan(order, rank=0, world_size=
         print(raw.position, raw.read().key)
 """
 
-from shards.dataset import Dataset, Sample, open_dataset
-from shards.errors import DataError, UsageError
+from shards.dataset import Dataset, Sample, SamplePlace, open_dataset
+from shards.errors import DamagedSample, DataError, UsageError
 from shards.manifest import Manifest, MemberNames, ShardRecord
 from shards.order import DEFAULT_LANES, EvaluationPlan, Order, TrainingPlan, nearest_batch
 from shards.storage import Folder
@@ -19,6 +19,7 @@ from shards.writer import WrittenShard, write_manifest, write_shard
 __all__ = [
     "DEFAULT_LANES",
     "DEFAULT_PREFETCH_BYTES",
+    "DamagedSample",
     "DataError",
     "Dataset",
     "EvaluationPlan",
@@ -28,6 +29,7 @@ __all__ = [
     "Order",
     "RawSample",
     "Sample",
+    "SamplePlace",
     "SampleStream",
     "ShardRecord",
     "TrainingPlan",

@@ -1,13 +1,13 @@
 """A data set of shards, opened: its manifest, its blocks, and the samples of a block in memory."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
 
-from shards.errors import DataError, UsageError
-from shards.index import Blocks, cut_blocks, select_blocks
+from shards.errors import DamagedSample, DataError, UsageError
+from shards.index import BLOCK_SAMPLES, Blocks, cut_blocks, select_blocks
 from shards.manifest import (
     CHECKSUMS,
     INDEX,
@@ -15,12 +15,14 @@ from shards.manifest import (
     SELECTED,
     Manifest,
     MemberNames,
+    Selection,
+    pack_selection,
     sha256,
     unpack_selection,
 )
 from shards.references import resolve_reference
 from shards.storage import Folder
-from shards.tar import members, split_name
+from shards.tar import is_hidden, members, split_name
 from shards.writer import checksum
 
 
@@ -32,6 +34,52 @@ class Sample:
     members: dict[str, memoryview]
     image: memoryview
     caption: str
+
+
+@dataclass(frozen=True)
+class SamplePlace:
+    """Where one sample lies and what it must be: enough to read it in another process."""
+
+    folder: Folder
+    shard: str
+    offset: int
+    length: int
+    checksum: int
+    names: MemberNames
+
+    def read(self) -> Sample:
+        """The sample, in one ranged read; DamagedSample where its bytes are not what was written, DataError
+        where they cannot be had.
+        """
+        return self.parse(read_bytes(self.folder, self.shard, self.offset, self.length))
+
+    def parse(self, data: memoryview) -> Sample:
+        """The sample whose bytes are `data`; DamagedSample where they were changed."""
+        place = f"{self.folder.locate(self.shard)}: the sample at byte {self.offset:,}"
+        if checksum(data) != self.checksum:
+            raise DamagedSample(
+                f"{place} is not what was written (wrong checksum): the shard was altered; {_REMEDY}"
+            )
+        try:
+            return parse_sample(data, self.names)
+        except DataError as error:
+            raise DamagedSample(f"{place}: {error}; {_REMEDY}") from error
+
+
+def read_bytes(folder: Folder, shard: str, offset: int, length: int) -> memoryview:
+    """A range of a shard; DataError where the shard is absent or cut short."""
+    try:
+        data = folder.read_range(shard, offset, length)
+    except FileNotFoundError:
+        raise DataError(
+            f"{folder.locate(shard)}: the manifest lists this shard, but it is not there; {_REMEDY}"
+        ) from None
+    if len(data) != length:
+        raise DataError(
+            f"{folder.locate(shard)}: block at byte {offset:,} is cut short (expected {length:,} bytes, got "
+            f"{len(data):,}): the shard is truncated; {_REMEDY}"
+        )
+    return memoryview(data)
 
 
 class Dataset:
@@ -55,10 +103,8 @@ class Dataset:
         self.lengths = lengths
         self.checksums = checksums
         self.selected = selected
-        self._rows = None if selected is None else np.flatnonzero(selected)
-        self._folders = {
-            record.folder: resolve_reference(folder, record.folder) for record in manifest.shards
-        }
+        references = {record.folder for record in manifest.shards}
+        self._folders = {reference: resolve_reference(folder, reference) for reference in references}
 
     @property
     def name(self) -> str:
@@ -81,59 +127,83 @@ class Dataset:
 
     def read_block(self, block: int) -> memoryview:
         """All bytes of a block, in one ranged read; DataError where the shard is absent or cut short."""
-        return self._read(block, 0, int(self.blocks.length[block]))
+        record = self.manifest.shards[self.blocks.shard[block]]
+        offset, length = int(self.blocks.offset[block]), int(self.blocks.length[block])
+        return read_bytes(self._folders[record.folder], record.name, offset, length)
+
+    def sample(self, block: int, slot: int, data: memoryview) -> Sample:
+        """The sample in a slot of a block whose bytes are `data`; DamagedSample where they were changed."""
+        place = self._place(block, slot)
+        start = place.offset - int(self.blocks.offset[block])
+        return place.parse(data[start : start + place.length])
+
+    def place(self, number: int) -> SamplePlace:
+        """Where the sample of a number lies."""
+        block = int(np.searchsorted(self.blocks.first_sample, number, side="right")) - 1
+        return self._place(block, number - int(self.blocks.first_sample[block]))
 
     def read_sample(self, number: int) -> Sample:
         """The sample of a number, read on its own."""
-        block = int(np.searchsorted(self.blocks.first_sample, number, side="right")) - 1
-        slot = number - int(self.blocks.first_sample[block])
-        row, start = self._place(block, slot)
-        return self._parse(block, slot, row, self._read(block, start, int(self.lengths[row])))
+        return self.place(number).read()
 
-    def sample(self, block: int, slot: int, data: memoryview) -> Sample:
-        """The sample in a slot of a block whose bytes are `data`; DataError where they were changed."""
-        row, start = self._place(block, slot)
-        return self._parse(block, slot, row, data[start : start + int(self.lengths[row])])
-
-    def _read(self, block: int, start: int, length: int) -> memoryview:
-        record = self.manifest.shards[self.blocks.shard[block]]
-        folder, offset = self._folders[record.folder], int(self.blocks.offset[block]) + start
-        try:
-            data = folder.read_range(record.name, offset, length)
-        except FileNotFoundError:
-            raise DataError(
-                f"{folder.locate(record.name)}: the manifest lists this shard, but it is not there; {_REMEDY}"
-            ) from None
-        if len(data) != length:
-            raise DataError(
-                f"{folder.locate(record.name)}: block at byte {offset:,} is cut short (expected {length:,} "
-                f"bytes, got {len(data):,}): the shard is truncated; {_REMEDY}"
-            )
-        return memoryview(data)
-
-    def _place(self, block: int, slot: int) -> tuple[int, int]:
-        """Where a sample stands in the index, and at which byte of its block it starts."""
-        first = int(self.blocks.first_sample[block])
-        first_row, row = (first, first + slot) if self._rows is None else self._rows[[first, first + slot]]
-        return int(row), int(self.lengths[first_row:row].sum(dtype=np.int64))
-
-    def _parse(self, block: int, slot: int, row: int, own: memoryview) -> Sample:
-        place = f"{self.shard_address(block)}: sample {slot} of the block at byte " + format(
-            int(self.blocks.offset[block]), ","
+    def single_shard(self, number: int) -> "Dataset":
+        """The data set that one of the shards is by itself: small enough to hand to another process."""
+        record = self.manifest.shards[number]
+        rows = slice(int(self._shard_ends[number]) - record.samples, int(self._shard_ends[number]))
+        own = None if self.selected is None else self.selected[rows]
+        return Dataset(
+            self.folder,
+            replace(self.manifest, shards=(record,), index_sha256="", selection=_selection(own)),
+            self.lengths[rows],
+            self.checksums[rows],
+            own,
         )
-        if checksum(own) != self.checksums[row]:
-            raise DataError(
-                f"{place} is not what was written (wrong checksum): the shard was altered; {_REMEDY}"
-            )
-        try:
-            return parse_sample(own, self.manifest.member_names)
-        except DataError as error:
-            raise DataError(f"{place}: {error}; {_REMEDY}") from error
+
+    def keeping(self, kept: np.ndarray) -> "Dataset":
+        """The view on this data set that has the samples where `kept` (bool [samples]) is true."""
+        selected = np.zeros(self.manifest.indexed_samples, bool)
+        selected[slice(None) if self.selected is None else self.selected] = kept
+        manifest = replace(self.manifest, selection=_selection(selected))
+        return Dataset(self.folder, manifest, self.lengths, self.checksums, selected)
+
+    @property
+    def folders(self) -> list[Folder]:
+        """The folders that shards lie in."""
+        return list(self._folders.values())
+
+    def shard_folder(self, number: int) -> Folder:
+        """The folder that a shard lies in."""
+        return self._folders[self.manifest.shards[number].folder]
+
+    @cached_property
+    def _shard_ends(self) -> np.ndarray:
+        """Indexed samples up to the end of each shard."""
+        return np.cumsum([record.samples for record in self.manifest.shards])
+
+    def _place(self, block: int, slot: int) -> SamplePlace:
+        first = row = int(self.blocks.first_row[block])
+        if self.selected is None:
+            row += slot
+        else:
+            row += int(np.flatnonzero(self.selected[first : first + BLOCK_SAMPLES])[slot])
+        record = self.manifest.shards[self.blocks.shard[block]]
+        return SamplePlace(
+            self._folders[record.folder],
+            record.name,
+            int(self.blocks.offset[block]) + int(self.lengths[first:row].sum(dtype=np.int64)),
+            int(self.lengths[row]),
+            int(self.checksums[row]),
+            self.manifest.member_names,
+        )
+
+
+def _selection(selected: np.ndarray | None) -> Selection | None:
+    return None if selected is None else Selection(int(selected.sum()), sha256(pack_selection(selected)))
 
 
 def parse_sample(data: memoryview, names: MemberNames) -> Sample:
     """The sample whose tar bytes are `data`; DataError where it is damaged, or has no image or caption."""
-    found = [(*split_name(name), content) for name, content in members(data)]
+    found = [(*split_name(name), content) for name, content in members(data) if not is_hidden(name)]
     by_extension = {extension: content for _, extension, content in found}
     key = found[0][0] if found else ""
     image = next((by_extension[e] for e in names.image_extensions if e in by_extension), None)

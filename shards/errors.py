@@ -1,4 +1,4 @@
-"""The two kinds of trouble a user is told about: what was asked is wrong, or what was asked could not be
+"""The kinds of trouble a user is told about: what was asked is wrong, or what was asked could not be
 done.
 """
 
@@ -9,3 +9,7 @@ class DataError(Exception):
 
 class UsageError(DataError):
     """What was asked for cannot be: wrong path, flag, column or combination. Commands exit with code 2."""
+
+
+class DamagedSample(DataError):
+    """A sample was read, but its bytes are not what was written, or hold no image and caption."""

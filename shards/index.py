@@ -24,6 +24,7 @@ class Blocks:
     samples: np.ndarray  # int64, samples of the data set (in a view, others may lie between them)
     offset: np.ndarray  # int64, byte in the shard where it starts
     length: np.ndarray  # int64, bytes
+    first_row: np.ndarray  # int64, place of the block's first sample in the index
 
     def __len__(self) -> int:
         return len(self.shard)
@@ -65,6 +66,7 @@ def cut_blocks(lengths: np.ndarray, shard_samples: np.ndarray) -> Blocks:
         samples=lasts - firsts,
         offset=ends[firsts] - shard_begin[shard],
         length=ends[lasts] - ends[firsts],
+        first_row=firsts,
     )
 
 
@@ -86,6 +88,7 @@ def select_blocks(blocks: Blocks, lengths: np.ndarray, selected: np.ndarray) -> 
         samples=(last_selected - first_selected)[kept],
         offset=blocks.offset[kept] + ends[first] - ends[blocks.first_sample[kept]],
         length=ends[last + 1] - ends[first],
+        first_row=first,
     )
 
 

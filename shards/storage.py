@@ -2,15 +2,22 @@
 or nothing.
 """
 
+import contextlib
 import os
 import posixpath
 import uuid
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import fsspec
 
 from shards.errors import DataError, UsageError
+from shards.retry import TRIES, ShortRead, StillFailing, retry
+from shards.upload import S3Upload, StagedUpload, abort_uploads, s3_options
+
+_S3 = ("s3://", "s3a://")
 
 
 def is_remote(address: str) -> bool:
@@ -18,21 +25,39 @@ def is_remote(address: str) -> bool:
     return "://" in address and not address.startswith("file://")
 
 
+class NewFile(Protocol):
+    """A file that is being written, and is not there before `finish`."""
+
+    def write(self, data: "bytes | bytearray | memoryview", /) -> object:
+        """Append bytes."""
+
+    def finish(self) -> None:
+        """Let it appear under its name."""
+
+    def discard(self) -> None:
+        """Give it up."""
+
+
 class Folder:
     """A folder whose files are read and written by their names relative to it; safe to share between threads.
 
     `address` is a local path or an fsspec address such as `s3://bucket/prefix`. A missing file raises
-    FileNotFoundError; anything else that storage refuses raises DataError with the address.
+    FileNotFoundError; anything else that storage refuses raises DataError with the address. What a remote
+    storage fails to do for a moment is tried again, for up to about a minute.
     """
 
     def __init__(self, address: "str | os.PathLike[str]") -> None:
         self.address = str(address).rstrip("/") or "/"
         self.remote = is_remote(self.address)
+        self._s3 = self.address.startswith(_S3)
         if self.remote:
             try:
-                self._fs, self._root = fsspec.core.url_to_fs(self.address)
+                options = s3_options() if self._s3 else {}
+                self._fs, self._root = fsspec.core.url_to_fs(self.address, **options)
             except (ImportError, ValueError) as error:
                 raise UsageError(f"{self.address}: this kind of address is not available: {error}") from error
+            if self._s3:
+                self._fs.retries = 1  # here, too, `retry` alone tries again
         else:
             self._root = self.address.removeprefix("file://")
 
@@ -54,13 +79,20 @@ class Folder:
         return posixpath.join(self._root, name)
 
     def _failed(self, what: str, name: str, error: Exception) -> DataError:
-        return DataError(f"{self.locate(name)}: {what} failed: {error or type(error).__name__}")
+        message = f"{self.locate(name)}: {what} failed"
+        if isinstance(error, StillFailing):
+            kept = "what was finished is kept: " if what == "writing" else ""
+            remedy = f"{kept}run the same command again when the storage answers"
+            return DataError(f"{message} after {TRIES} tries: {error}; {remedy}")
+        if self.remote and isinstance(error, PermissionError):
+            return DataError(f"{message}: {error}; check the credentials in use and what they may do here")
+        return DataError(f"{message}: {str(error) or type(error).__name__}")
 
     def read(self, name: str) -> bytes:
         """The whole file."""
         try:
             if self.remote:
-                return self._fs.cat_file(self._path(name))
+                return retry(lambda: self._fs.cat_file(self._path(name)))
             return Path(self._path(name)).read_bytes()
         except FileNotFoundError:
             raise FileNotFoundError(f"{self.locate(name)}: no such file") from None
@@ -71,44 +103,106 @@ class Folder:
         """Up to `length` bytes from byte `start` on; fewer only where the file ends."""
         try:
             if self.remote:
-                return self._fs.cat_file(self._path(name), start=start, end=start + length)
+                return retry(lambda: self._remote_range(self._path(name), start, length))
             with open(self._path(name), "rb", buffering=0) as file:
-                return os.pread(file.fileno(), length, start)
+                return _local_range(file.fileno(), start, length)
         except FileNotFoundError:
             raise FileNotFoundError(f"{self.locate(name)}: no such file") from None
         except Exception as error:
             raise self._failed(f"reading bytes {start:,} to {start + length:,}", name, error) from error
 
+    def _remote_range(self, path: str, start: int, length: int) -> bytes:
+        try:
+            data: bytes = self._fs.cat_file(path, start=start, end=start + length) if length else b""
+        except OSError as error:
+            if not _is_past_the_end(error):
+                raise
+            data = b""
+        if len(data) < length:
+            there = min(self._fs.info(path)["size"] - start, length)
+            if len(data) < there:
+                raise ShortRead(f"{len(data):,} bytes came of the {there:,} that are there")
+        return data
+
+    def size(self, name: str) -> int:
+        """How many bytes a file has."""
+        try:
+            if not self.remote:
+                return os.stat(self._path(name)).st_size
+            entry: dict[str, Any] = retry(lambda: self._fs.info(self._path(name)))
+            if entry["type"] != "file":
+                raise FileNotFoundError
+            return int(entry["size"])
+        except FileNotFoundError:
+            raise FileNotFoundError(f"{self.locate(name)}: no such file") from None
+        except Exception as error:
+            raise self._failed("looking for the size", name, error) from error
+
     def write(self, name: str, data: "bytes | memoryview") -> None:
         """Write a file that appears under its name only when it is whole (temporary name and rename; one
         upload).
         """
+        with self.create(name) as file:
+            file.write(data)
+
+    @contextmanager
+    def create(self, name: str) -> Iterator["Writer"]:
+        """A file to write piece by piece: `with folder.create(name) as file: file.write(data)`.
+
+        It appears under its name when the block ends, and not at all where the block ends with an exception.
+        On S3 no more than 16 MiB of it are in memory.
+        """
         try:
-            if self.remote:
-                self._fs.pipe_file(self._path(name), bytes(data))
-            else:
-                write_atomically(self._path(name), data)
+            file = self._new_file(self._path(name))
         except Exception as error:
             raise self._failed("writing", name, error) from error
+        try:
+            yield Writer(self, name, file)
+            try:
+                file.finish()
+            except Exception as error:
+                raise self._failed("writing", name, error) from error
+        except BaseException:
+            file.discard()
+            raise
+
+    def _new_file(self, path: str) -> NewFile:
+        if self._s3:
+            return S3Upload(self._fs, path)
+        return StagedUpload(self._fs, path) if self.remote else LocalFile(path)
+
+    def abort_uploads(self, names: Iterable[str]) -> None:
+        """Remove what killed processes left of uploads of exactly these files: `names()` does not show it,
+        yet S3 charges for it. Nothing may be writing these files.
+        """
+        try:
+            if self._s3:
+                abort_uploads(self._fs, [self._path(name) for name in names])
+        except Exception as error:
+            raise self._failed("removing unfinished uploads", "", error) from error
 
     def names(self) -> list[str]:
         """The names of the files directly in the folder, sorted; an absent folder has none."""
         try:
             if not self.remote:
                 return sorted(entry.name for entry in os.scandir(self._root) if entry.is_file())
-            self._fs.invalidate_cache(self._root)
-            entries: list[dict[str, Any]] = self._fs.ls(self._root, detail=True)
+            entries = retry(self._list)
             return sorted(posixpath.basename(e["name"]) for e in entries if e["type"] == "file" and e["size"])
         except (FileNotFoundError, NotADirectoryError):
             return []
         except Exception as error:
             raise self._failed("listing", "", error) from error
 
+    def _list(self) -> list[dict[str, Any]]:
+        self._fs.invalidate_cache(self._root)
+        entries: list[dict[str, Any]] = self._fs.ls(self._root, detail=True)
+        return entries
+
     def delete(self, name: str) -> None:
         """Remove a file; one that is not there is fine."""
         try:
             if self.remote:
-                self._fs.rm_file(self._path(name))
+                retry(lambda: self._fs.rm_file(self._path(name)))
             else:
                 os.remove(self._path(name))
         except FileNotFoundError:
@@ -117,17 +211,77 @@ class Folder:
             raise self._failed("deleting", name, error) from error
 
 
+class Writer:
+    """What a block under `Folder.create` writes to."""
+
+    def __init__(self, folder: Folder, name: str, file: NewFile) -> None:
+        self._folder, self._name, self._file = folder, name, file
+
+    def write(self, data: "bytes | bytearray | memoryview") -> None:
+        """Append bytes."""
+        try:
+            self._file.write(data)
+        except Exception as error:
+            raise self._folder._failed("writing", self._name, error) from error
+
+
+class LocalFile:
+    """A local file under a temporary name, flushed to disk and moved into place by `finish`."""
+
+    def __init__(self, path: "str | os.PathLike[str]") -> None:
+        self._target = Path(path)
+        self._target.parent.mkdir(parents=True, exist_ok=True)
+        self._temporary = self._target.with_name(f".{self._target.name}.{uuid.uuid4().hex}.tmp")
+        self._file = open(self._temporary, "xb")  # noqa: SIM115 (closed by finish or discard)
+        self.write = self._file.write
+
+    def finish(self) -> None:
+        """Let it appear under its name, for good."""
+        with self._file:
+            self._file.flush()
+            os.fsync(self._file.fileno())
+        os.replace(self._temporary, self._target)
+        _flush_folder(self._target.parent)
+
+    def discard(self) -> None:
+        """Remove the temporary file."""
+        with contextlib.suppress(OSError):  # a full disk refuses what is still buffered
+            self._file.close()
+        self._temporary.unlink(missing_ok=True)
+
+
 def write_atomically(path: "str | os.PathLike[str]", data: "bytes | memoryview") -> None:
     """Write a local file under a temporary name, flush it to disk, and move it into place."""
-    target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}.tmp")
+    file = LocalFile(path)
     try:
-        with open(temporary, "xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, target)
+        file.write(data)
+        file.finish()
     except BaseException:
-        temporary.unlink(missing_ok=True)
+        file.discard()
         raise
+
+
+def _flush_folder(path: Path) -> None:
+    """Let a new name survive a power failure, where the file system can do so."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _local_range(descriptor: int, start: int, length: int) -> bytes:
+    data = os.pread(descriptor, length, start)
+    while 0 < len(data) < length:  # one call reads at most 2 GiB
+        more = os.pread(descriptor, length - len(data), start + len(data))
+        if not more:
+            break
+        data += more
+    return data
+
+
+def _is_past_the_end(error: OSError) -> bool:
+    """Whether a server refused a range because the file ends before it (HTTP 416)."""
+    response = getattr(error.__cause__, "response", None)
+    return isinstance(response, dict) and response.get("Error", {}).get("Code") in ("InvalidRange", "416")

@@ -11,7 +11,7 @@ from shards.errors import DataError
 
 RECORD = 512
 END_OF_ARCHIVE = bytes(2 * RECORD)
-_REGULAR = b"0\0"
+_REGULAR = b"0\x007"
 
 
 def pack_sample(key: str, members: "dict[str, bytes]") -> bytes:
@@ -34,6 +34,11 @@ def split_name(name: str) -> tuple[str, str]:
     return folder + slash + stem, extension.lower()
 
 
+def is_hidden(name: str) -> bool:
+    """Whether a member is a hidden file (`._x.jpg` of a Mac, …), which belongs to no sample."""
+    return name.rpartition("/")[2].startswith(".")
+
+
 def members(data: memoryview) -> Iterator[tuple[str, memoryview]]:
     """The (name, content) of every regular file in a run of whole tar records, without copying the content.
 
@@ -48,7 +53,7 @@ def members(data: memoryview) -> Iterator[tuple[str, memoryview]]:
                 position += RECORD
                 continue
             raise DataError(f"byte {position:,} holds no tar header")
-        size, kind = _header_fields(header, position)
+        size, kind = header_fields(header, position)
         start, position = position + RECORD, position + RECORD + size + -size % RECORD
         if start + size > len(data):
             raise DataError(f"the member at byte {start - RECORD:,} is longer than its sample")
@@ -58,13 +63,13 @@ def members(data: memoryview) -> Iterator[tuple[str, memoryview]]:
         elif kind == b"L":
             long_name = bytes(content).rstrip(b"\0").decode("utf-8", "surrogateescape")
         elif kind in _REGULAR:
-            yield long_name or _name(header), content
+            yield long_name or header_name(header), content
             long_name = None
         elif kind != b"g":
             long_name = None
 
 
-def _header_fields(header: bytes, position: int) -> tuple[int, bytes]:
+def header_fields(header: bytes, position: int) -> tuple[int, bytes]:
     """A header's data size and type, after its checksum was found right."""
     try:
         stored = int(header[148:156].rstrip(b"\0 ") or b"0", 8)
@@ -76,7 +81,8 @@ def _header_fields(header: bytes, position: int) -> tuple[int, bytes]:
     return size, header[156:157]
 
 
-def _name(header: bytes) -> str:
+def header_name(header: bytes) -> str:
+    """The name that a header itself has room for."""
     name = header[:100].rstrip(b"\0")
     if header[257:262] == b"ustar" and header[345]:
         name = header[345:500].rstrip(b"\0") + b"/" + name

@@ -1,6 +1,7 @@
 """Writing a data set: shards one by one, in any process, and the manifest once all of them are there."""
 
 import base64
+import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -59,19 +60,22 @@ def write_shard(folder: Folder, name: str, samples: Iterable[tuple[str, dict[str
     samples: (key, members by extension) in the order they are to have. Equal samples give byte-identical
     shards.
     """
-    data, lengths, checksums = bytearray(), [], []
-    for key, members in samples:
-        sample = pack_sample(key, members)
-        if len(sample) >= 2**32:
-            raise DataError(f"sample {key} has {len(sample):,} bytes; the index holds at most 4 GiB a sample")
-        data += sample
-        lengths.append(len(sample))
-        checksums.append(checksum(sample))
-    data += END_OF_ARCHIVE
-    whole = memoryview(data)
-    folder.write(name, whole)
+    lengths, checksums, digest = [], [], hashlib.sha256()
+    with folder.create(name) as file:
+        for key, members in samples:
+            sample = pack_sample(key, members)
+            if len(sample) >= 2**32:
+                raise DataError(
+                    f"sample {key} has {len(sample):,} bytes; the index holds at most 4 GiB a sample"
+                )
+            file.write(sample)
+            digest.update(sample)
+            lengths.append(len(sample))
+            checksums.append(checksum(sample))
+        file.write(END_OF_ARCHIVE)
+        digest.update(END_OF_ARCHIVE)
     return WrittenShard(
-        ShardRecord(name, len(lengths), len(data), sha256(whole)),
+        ShardRecord(name, len(lengths), sum(lengths) + len(END_OF_ARCHIVE), digest.hexdigest()),
         np.array(lengths, np.uint32),
         np.array(checksums, np.uint32),
     )

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import tyro
 
 PROJECT = Path(__file__).parents[1]
 TABLE = (PROJECT / "docs" / "flags.md").read_text(encoding="utf-8")
@@ -47,7 +48,7 @@ def rows(section: str) -> list[list[str]]:
     """The cells of a section's rows that are about flags."""
     found = re.search(rf"^## {section}\n(.*?)(?=^## |\Z)", TABLE, re.DOTALL | re.MULTILINE)
     assert found, f"docs/flags.md has no section {section!r}"
-    lines = [line for line in found[1].splitlines() if line.startswith("| `--")]
+    lines = [line for line in found[1].splitlines() if line.startswith("| `")]
     return [[cell.strip() for cell in line[1:-1].split("|")] for line in lines]
 
 
@@ -67,9 +68,12 @@ def implemented(command: str) -> dict[str, Flag]:
     flags = {}
     for field in dataclasses.fields(config):
         arguments = getattr(hints[field.name], "__metadata__", ())
-        aliases = frozenset(alias for argument in arguments for alias in argument.aliases or ())
+        aliases = frozenset(
+            alias for argument in arguments for alias in getattr(argument, "aliases", None) or ()
+        )
         default = "required" if field.default is dataclasses.MISSING else field.default
-        flags[f"--{field.name.replace('_', '-')}"] = Flag(
+        name = field.name.replace("_", "-")
+        flags[name.upper() if tyro.conf.Positional in arguments else f"--{name}"] = Flag(
             str(plain[field.name]), default, aliases, help_texts.get(field.name, "")
         )
     return flags
@@ -101,7 +105,7 @@ def test_table_and_parser_agree(command):
     for name, flag in parser.items():
         shown = str(table[name].default)
         assert table[name].aliases == flag.aliases, name
-        if flag.default is None:
+        if flag.default in (None, ()):
             assert shown, f"{name}: say what happens without it"
         elif isinstance(flag.default, bool):
             assert shown == "off", name

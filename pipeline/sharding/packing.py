@@ -1,78 +1,81 @@
 """Packing rows into one shard: read, check, write, and say what became of every row."""
 
 import json
-from collections import Counter
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from itertools import chain
 from typing import Any
 
 import numpy as np
 
-from pipeline.sharding.image_check import CheckedImage, ImageRules, check_image
+from pipeline.sharding.image_check import ImageRules
 from pipeline.sharding.image_sources import Location
 from pipeline.sharding.rows import Rejected, RejectedRow, Row
-from shards import Folder, ShardRecord, WrittenShard, write_shard
-from shards.hashing import Purpose, derive, permutation
+from pipeline.sharding.statistics import Statistics
+from pipeline.sharding.transcode import Transcoding, process_image
+from shards import DataError, Folder, ShardRecord, WrittenShard, write_shard
 
 
 @dataclass(frozen=True)
-class PackingPlan:
-    """Which row goes to which slot of which shard: a pure function of these three numbers."""
+class Treatment:
+    """What is done with every image: the rules it must meet, and how it is transcoded, if at all."""
 
-    rows: int
-    seed: int
-    samples_per_shard: int
-
-    @property
-    def shards(self) -> int:
-        """How many shards there are."""
-        return -(-self.rows // self.samples_per_shard)
-
-    def order(self) -> np.ndarray:
-        """The row in each slot: int64 [rows]."""
-        return permutation(derive(self.seed, Purpose.ROWS), self.rows)
-
-    def slots(self, shard: int) -> range:
-        """The slots of a shard; a sample's key is its slot, so keys grow and rejected rows leave gaps."""
-        return range(shard * self.samples_per_shard, min((shard + 1) * self.samples_per_shard, self.rows))
+    rules: ImageRules = field(default_factory=ImageRules)
+    transcoding: Transcoding | None = None
 
 
 @dataclass(frozen=True)
 class PackingTask:
-    """The rows of one shard, in the order of their slots, of which `first_slot` is the first."""
+    """The rows of one shard in the order of their places, of which `first_slot` is the first, and where their
+    images lie.
+    """
 
+    folder: Folder
     name: str
     first_slot: int
     rows: list[tuple[Row, "Location | Rejected"]]
 
 
 @dataclass(frozen=True)
+class PackingOutcome:
+    """How many rows of a shard were taken and rejected; the shard's description says the rest."""
+
+    samples: int
+    rejected: int
+
+
+@dataclass(frozen=True, eq=False)
 class PackedShard:
-    """What became of one shard's rows; kept beside the shard until the manifest is written."""
+    """The description of a shard, kept beside it until the manifest is written: what became of its rows."""
 
     written: WrittenShard
-    rejected: list[RejectedRow]
-    formats: dict[str, int]  # samples by extension of the image
-
-    @property
-    def rows(self) -> int:
-        """How many rows it was made from."""
-        return self.written.record.samples + len(self.rejected)
+    rejected: list[RejectedRow] = field(default_factory=list)
+    statistics: Statistics = field(default_factory=Statistics)
 
     def to_json(self) -> bytes:
-        """As the text of a part file."""
+        """As the text of its file."""
         content = {
             "written": self.written.to_dict(),
             "rejected": [asdict(row) for row in self.rejected],
-            "formats": self.formats,
+            "statistics": self.statistics.to_dict(),
         }
         return json.dumps(content).encode()
 
     @staticmethod
-    def from_json(text: bytes) -> "PackedShard":
-        """The inverse of `to_json`."""
-        content: dict[str, Any] = json.loads(text)
-        rejected = [RejectedRow(**row) for row in content["rejected"]]
-        return PackedShard(WrittenShard.from_dict(content["written"]), rejected, content["formats"])
+    def from_json(text: bytes, address: str) -> "PackedShard":
+        """The inverse of `to_json`; DataError, naming `address`, where the text is damaged."""
+        try:
+            content: dict[str, Any] = json.loads(text)
+            return PackedShard(
+                WrittenShard.from_dict(content["written"]),
+                [RejectedRow(**row) for row in content["rejected"]],
+                Statistics.from_dict(content["statistics"]),
+            )
+        except (ValueError, KeyError, TypeError) as error:
+            raise DataError(
+                f"{address}: this description of a finished shard is damaged ({error}): delete it, and the "
+                "same command writes the shard again"
+            ) from error
 
 
 def part_name(shard_name: str) -> str:
@@ -80,45 +83,50 @@ def part_name(shard_name: str) -> str:
     return shard_name.removesuffix(".tar") + ".part.json"
 
 
-def pack_shard(task: PackingTask, rules: ImageRules, out: Folder) -> PackedShard:
-    """Write a shard (none where every row is rejected), then its part file."""
+def pack_shard(task: PackingTask, treatment: Treatment) -> PackingOutcome:
+    """Write a shard (none where every row is rejected), then its description."""
     rejected: list[RejectedRow] = []
-    formats: Counter[str] = Counter()
-    samples: list[tuple[str, dict[str, bytes]]] = []
+    statistics = Statistics()
+    samples = _samples(task, treatment, rejected, statistics)
+    first = next(samples, None)
+    if first is None:
+        none = np.zeros(0, np.uint32)
+        written = WrittenShard(ShardRecord(task.name, 0, 0, ""), none, none)
+    else:
+        written = write_shard(task.folder, task.name, chain([first], samples))
+    task.folder.write(part_name(task.name), PackedShard(written, rejected, statistics).to_json())
+    return PackingOutcome(written.record.samples, len(rejected))
+
+
+def _samples(
+    task: PackingTask, treatment: Treatment, rejected: list[RejectedRow], statistics: Statistics
+) -> Iterator[tuple[str, dict[str, bytes]]]:
+    """(key, members) of every row that can be a sample; the others go to `rejected`."""
     for slot, (row, location) in enumerate(task.rows, task.first_slot):
         try:
-            image, members = _members(row, location, rules)
+            members = sample_members(row, location, treatment, statistics)
         except Rejected as reason:
             rejected.append(RejectedRow(row.number, row.image, str(reason)))
-            continue
-        formats[image.extension] += 1
-        samples.append((f"{slot:09d}", members))
-    if samples:
-        written = write_shard(out, task.name, samples)
-    else:
-        written = WrittenShard(
-            ShardRecord(task.name, 0, 0, ""), np.zeros(0, np.uint32), np.zeros(0, np.uint32)
-        )
-    packed = PackedShard(written, rejected, dict(sorted(formats.items())))
-    out.write(part_name(task.name), packed.to_json())
-    return packed
+        else:
+            yield f"{slot:09d}", members
 
 
-def _members(
-    row: Row, location: "Location | Rejected", rules: ImageRules
-) -> tuple[CheckedImage, dict[str, bytes]]:
-    """A row's image and the members of its sample; Rejected where it cannot be one."""
+def sample_members(
+    row: Row, location: "Location | Rejected", treatment: Treatment, statistics: Statistics
+) -> dict[str, bytes]:
+    """The members of a row's sample by extension, counted in `statistics`; Rejected where it cannot be "
+    "one."""
     if not row.caption.strip():
         raise Rejected("empty caption")
     if not row.image.strip():
         raise Rejected("empty image name")
     if isinstance(location, Rejected):
         raise location
-    data = location.read()
-    image = check_image(data, rules)
+    data, image = process_image(location.read(), treatment.rules, treatment.transcoding)
+    statistics.add(image, len(data), row.caption)
     described = {"image": row.image, "row": row.number}
     described |= {f"table.{k}" if k in described else k: value for k, value in row.other.items()}
-    return image, {
+    return {
         image.extension: data,
         "txt": row.caption.encode(),
         "json": json.dumps(described, ensure_ascii=False).encode(),

@@ -9,11 +9,12 @@ SECONDS_BETWEEN_LINES = 10.0
 
 
 class RowProgress:
-    """Follows a job on standard error; `done` rows of `total` were there before it began."""
+    """Follows a job on standard error; `done` rows of `total` were there before it began. `what` it counts."""
 
-    def __init__(self, total: int, done: int) -> None:
+    def __init__(self, total: int, done: int, what: str = "rows") -> None:
+        self._what = what
         self._total, self._before, self._done = total, done, done
-        self._bar = tqdm(total=total, initial=done, unit="row", disable=not sys.stderr.isatty())
+        self._bar = tqdm(total=total, initial=done, unit="row", desc=None if what == "rows" else what, disable=not sys.stderr.isatty())
         self._begin = self._last = time.monotonic()
 
     def __enter__(self) -> "RowProgress":
@@ -32,7 +33,7 @@ class RowProgress:
             rate = (self._done - self._before) / (now - self._begin)
             left = tqdm.format_interval((self._total - self._done) / rate)
             print(
-                f"{self._done:,} of {self._total:,} rows, {rate:,.0f} rows/s, about {left} left",
+                f"{self._done:,} of {self._total:,} {self._what}, {rate:,.0f} rows/s, about {left} left",
                 file=sys.stderr,
                 flush=True,
             )

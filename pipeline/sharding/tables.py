@@ -1,30 +1,35 @@
-"""Tables of captions, read row by row.
+"""Tables of images and captions, read row by row: CSV, TSV, JSON lines and Parquet, from a path or any fsspec
+address.
 
-Memory holds one row, whatever the size of the table. Fields come through exactly as they stand in the file:
-Python's own CSV reader says where a row has too many fields or a quote is left open, where others shift
-columns or guess.
+    for image, caption, others in read_table("s3://bucket/pmc_oa.jsonl.gz", TableFormat()):
+        print(image, caption, others["alignment_score"])
+
+Memory holds one row, or a thousand of a Parquet table, whatever the size of the table.
 """
 
-import csv
-from collections import Counter
+import posixpath
 from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
+from urllib.parse import urlsplit
 
+from pipeline.sharding.csv_table import read_csv
+from pipeline.sharding.jsonl_table import read_jsonl
 from pipeline.sharding.rows import Fields
-from shards import DataError, UsageError
+from pipeline.sharding.table_file import open_bytes, open_text
+from pipeline.sharding.table_format import TableFormat, TableKind
+from shards import UsageError
 
-# A quote that is never closed would make the rest of the table one field.
-LONGEST_FIELD = 64 * 2**20
+__all__ = ["TableFormat", "TableKind", "read_table", "table_kind"]
 
-
-@dataclass(frozen=True)
-class TableFormat:
-    """How to read a table: the columns of image and caption, and what separates fields."""
-
-    image_key: str = "image"
-    caption_key: str = "caption"
-    separator: str = ","
+_KINDS: dict[str, TableKind] = {
+    ".csv": "csv",
+    ".tsv": "tsv",
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".json": "jsonl",
+    ".parquet": "parquet",
+    ".pq": "parquet",
+}
+_SEPARATORS = {"csv": ",", "tsv": "\t"}
 
 
 def read_table(address: str, table: TableFormat) -> Iterator[Fields]:
@@ -33,84 +38,41 @@ def read_table(address: str, table: TableFormat) -> Iterator[Fields]:
     Raises UsageError where the table is missing, malformed, or lacks one of the two columns; DataError where
     reading it fails.
     """
-    yield from _read_csv(Path(address), table)
+    kind, zipped = table_kind(address, table)
+    if kind == "parquet":
+        if zipped:
+            raise UsageError(f"{address}: Parquet is compressed in itself: unpack the file with 'gunzip'")
+        from pipeline.sharding.parquet_table import read_parquet  # pyarrow takes a while to import
+
+        with open_bytes(address) as file:
+            yield from read_parquet(file, address, table)
+        return
+    with open_text(address, zipped) as text:
+        if kind == "jsonl":
+            yield from read_jsonl(text, address, table)
+        else:
+            yield from read_csv(text, address, table, table.separator or _SEPARATORS[kind])
 
 
-def _read_csv(path: Path, table: TableFormat) -> Iterator[Fields]:
-    """(image, caption, other columns) of every row; empty lines are no rows."""
-    csv.field_size_limit(LONGEST_FIELD)
-    begin = 1  # the line at which the row that is read now begins
-    try:
-        with open(path, encoding="utf-8-sig", newline="") as file:
-            reader = csv.reader(file, delimiter=table.separator, strict=True)
-            header = next(reader, None)
-            if header is None:
-                raise UsageError(f"{path}: the table is empty")
-            _check_columns(path, table, header)
-            image, caption = header.index(table.image_key), header.index(table.caption_key)
-            others = [(at, name) for at, name in enumerate(_distinct(header)) if at not in (image, caption)]
-            begin = reader.line_num + 1
-            for fields in reader:
-                if len(fields) > len(header):
-                    raise UsageError(
-                        f"{path}: the row at line {begin:,} has {len(fields)} fields, the header "
-                        f"{len(header)}: put fields that hold {table.separator!r} in double quotes"
-                    )
-                if fields:
-                    fields += [""] * (len(header) - len(fields))
-                    yield fields[image], fields[caption], {name: fields[at] for at, name in others}
-                begin = reader.line_num + 1
-    except FileNotFoundError:
-        raise UsageError(f"{path}: no such table") from None
-    except IsADirectoryError:
-        raise UsageError(f"{path} is a folder; --csv takes a table of images and captions") from None
-    except UnicodeDecodeError:
+def table_kind(address: str, table: TableFormat) -> tuple[TableKind, bool]:
+    """What kind of table it is, from the format or else the file's name, and whether it is gzip'd, from its
+    name.
+
+    Raises UsageError where neither says the kind.
+    """
+    name = _file_name(address).lower()
+    zipped = name.endswith(".gz")
+    kind = table.kind or _KINDS.get(posixpath.splitext(name.removesuffix(".gz"))[1])
+    if kind is None:
         raise UsageError(
-            f"{path}: not UTF-8 ({_undecodable(path)}); convert it, for example with "
-            "'iconv -f latin1 -t utf-8'"
-        ) from None
-    except csv.Error as error:
-        raise UsageError(
-            f"{path}: not a well-formed table: {error}, in the row that begins at line {begin:,}; a quote "
-            "inside a quoted field is written twice"
-        ) from error
-    except OSError as error:
-        raise DataError(f"{path}: reading the table failed: {error}") from error
+            f"{address}: its name does not say what kind of table it is ({', '.join(_KINDS)}; all but "
+            "Parquet also with .gz): give --table-format csv, tsv, jsonl or parquet"
+        )
+    return kind, zipped
 
 
-def _undecodable(path: Path) -> str:
-    """Where the first bytes are that are not UTF-8."""
-    offset = 0
-    with open(path, "rb") as file:
-        for number, line in enumerate(file, 1):
-            try:
-                line.decode()
-            except UnicodeDecodeError as error:
-                return f"line {number:,}, byte {offset + error.start:,} of the file: {error.reason}"
-            offset += len(line)
-    return "the file changed while it was read"
-
-
-def _distinct(header: list[str]) -> list[str]:
-    """Column names with a number after those that were there before: a, a.1, a.2."""
-    seen: Counter[str] = Counter()
-    names = []
-    for name in header:
-        names.append(f"{name}.{seen[name]}" if seen[name] else name)
-        seen[name] += 1
-    return names
-
-
-def _check_columns(path: Path, table: TableFormat, columns: list[str]) -> None:
-    for flag, wanted in (("--image-key", table.image_key), ("--caption-key", table.caption_key)):
-        if (count := columns.count(wanted)) > 1:
-            raise UsageError(f"{path}: {count} columns are named {wanted!r}: rename all but one")
-        if wanted in columns:
-            continue
-        hint = f"name the right one with {flag}"
-        if len(columns) == 1:
-            other = next((s for s in (",", "\t", ";", "|") if s != table.separator and s in columns[0]), None)
-            if other:
-                hint = f"fields seem to be separated by {other!r}: give --separator {other!r}"
-        listed = ", ".join(repr(column) for column in columns)
-        raise UsageError(f"{path}: no column {wanted!r}; its columns are {listed}; {hint}")
+def _file_name(address: str) -> str:
+    """The last part of an address: without the query of a web address or the archive it is in."""
+    address = address.split("::")[0]
+    path = urlsplit(address).path if address.startswith(("http://", "https://")) else address
+    return posixpath.basename(path)

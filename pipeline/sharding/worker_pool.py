@@ -11,18 +11,26 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, as_
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from multiprocessing.connection import Connection
-from typing import TypeVar
+from types import FrameType
+from typing import TypeVar, cast
 
 from shards import DataError
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
+_NO_TASK = object()
+_SECONDS_BETWEEN_LOOKS = 0.5
 
 
-def run_in_processes(work: Callable[[Task], Result], tasks: Iterable[Task], workers: int) -> Iterator[Result]:
+def run_in_processes(
+    work: Callable[[Task], Result],
+    tasks: Iterable[Task],
+    workers: int,
+    stopping: Callable[[], bool] = lambda: False,
+) -> Iterator[Result]:
     """The results of `work` on every task, as they come; tasks are drawn as workers become free.
 
-    An error of one task, or an interrupt here, ends the workers at once, in the middle of what they do: each
+    Once `stopping()` is true no task is begun any more, and those that are in work are finished. An error of one task, or an interrupt here, ends the workers at once, in the middle of what they do: each
     result is to be all or nothing. Raises DataError where a worker was killed or ran out of memory.
     """
     # Workers are spawned, so that they hold nothing of this process's threads and files: this process alone
@@ -32,11 +40,15 @@ def run_in_processes(work: Callable[[Task], Result], tasks: Iterable[Task], work
     pool = ProcessPoolExecutor(workers, context, initializer=_prepare_worker, initargs=(lifeline,))
     under_way: set[Future[Result]] = set()
     try:
-        for task in tasks:
-            under_way.add(pool.submit(work, task))
-            if len(under_way) >= 2 * workers:
-                done, under_way = wait(under_way, return_when=FIRST_COMPLETED)
-                yield from (future.result() for future in done)
+        remaining = iter(tasks)
+        while not stopping():
+            while len(under_way) < 2 * workers and (task := next(remaining, _NO_TASK)) is not _NO_TASK:
+                under_way.add(pool.submit(work, cast(Task, task)))
+            if not under_way:
+                break
+            done, under_way = wait(under_way, _SECONDS_BETWEEN_LOOKS, FIRST_COMPLETED)
+            yield from (future.result() for future in done)
+        under_way = {future for future in under_way if not future.cancel()}
         yield from (future.result() for future in as_completed(under_way))
     except BaseException as error:
         holder.close()
@@ -62,9 +74,31 @@ def sigterm_interrupts() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
+@contextmanager
+def sigterm_waits() -> Iterator[Callable[[], bool]]:
+    """Inside, a first SIGTERM only makes the function that is handed on return true; a second one is taken as
+    Ctrl-C is.
+    """
+    requested = threading.Event()
+
+    def note(signal_number: int, frame: FrameType | None) -> None:
+        if requested.is_set():
+            raise KeyboardInterrupt
+        requested.set()
+
+    before = signal.signal(signal.SIGTERM, note)
+    try:
+        yield requested.is_set
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 def _prepare_worker(lifeline: Connection) -> None:
-    """Run first in a worker process: leave Ctrl-C to the parent, and end when it closes its end."""
+    """Run first in a worker process: leave signals to the parent (a scheduler sends them to every process of
+    a job), and end when it closes its end.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
     def end_with_parent() -> None:
         lifeline.poll(None)

@@ -6,7 +6,6 @@ import itertools
 import json
 import os
 import random
-import shutil
 import signal
 import struct
 import subprocess
@@ -99,6 +98,8 @@ def test_workers_do_not_change_a_byte_and_the_seed_does(run, small, hashes, tmp_
         "set/index.bin",
         "set/checksums.bin",
         "set/rejected.csv",
+        "set/plan.json",
+        "set/dataset_report.html",
     }
 
 
@@ -219,8 +220,8 @@ def test_hostile_rows_are_rejected_or_kept_whole(run, tmp_path, picture, write_t
         (
             "image,caption\na.png,x\n",
             ("--images", "."),
-            1,
-            "all 1 rows were rejected, 1 of them because: missing",
+            2,
+            "none of the images of train.csv (such as 'a.png') is in",
         ),
         ("image,caption\na.png,x\n", ("--workers", "0"), 2, "--workers 0: it must be at least 1"),
         ("image,caption\na.png,x\n", ("--samples-per-shard", "0"), 2, "it must be at least 1"),
@@ -279,30 +280,28 @@ def test_overwrite_removes_all_of_the_old_data_set_and_nothing_else(run, small, 
     (renamed / ".old-000001.tar.x7y_.tmp").write_text("left by a kill in the middle of writing")
     assert run("shard", "--csv", small, "--out", "shards/old", "--overwrite").returncode == 0
     assert {path.name for path in renamed.iterdir()} == {
-        *("old-000000.tar", "manifest.json", "index.bin", "checksums.bin", "rejected.csv"),
-        *("notes.txt", ".mine.abc.tmp", "train-000099.tar"),
+        *("old-000000.tar", "manifest.json", "index.bin", "checksums.bin", "rejected.csv", "plan.json"),
+        *("dataset_report.html", "notes.txt", ".mine.abc.tmp", "train-000099.tar"),
     }
 
 
-def test_a_finished_shard_that_was_deleted_is_written_again(run, small, hashes, tmp_path):
+def test_a_shard_that_was_deleted_is_written_again(run, small, hashes, tmp_path):
     assert run("shard", "--csv", small, "--samples-per-shard", 10, "--out", "a/set").returncode == 0
-    shutil.copytree(tmp_path / "a", tmp_path / "b")
-    out = tmp_path / "b" / "set"
-    manifest = json.loads((out / "manifest.json").read_text())
-    (out / "manifest.json").unlink()
-    (out / "plan.json").write_text(json.dumps(manifest["made_by"]))
-    (out / "set-000001.tar").unlink()
-    (out / "set-000001.part.json").write_text(
-        json.dumps(
-            {
-                "written": {"record": manifest["shards"][1], "lengths": "", "checksums": ""},
-                "rejected": [],
-                "formats": {},
-            }
-        )
-    )
-    assert run("shard", "--csv", small, "--samples-per-shard", 10, "--out", "b/set").returncode == 0
-    assert hashes(tmp_path / "b") == hashes(tmp_path / "a")
+    before = hashes(tmp_path / "a")
+    (tmp_path / "a" / "set" / "set-000001.tar").unlink()
+    done = run("shard", "--csv", small, "--samples-per-shard", 10, "--out", "a/set")
+    assert (done.returncode, "1 shards that were gone were written again" in done.stdout) == (0, True)
+    assert hashes(tmp_path / "a") == before
+
+
+def test_a_deleted_shard_whose_images_changed_is_not_passed_off_as_the_old_one(run, small, picture, tmp_path):
+    assert run("shard", "--csv", small).returncode == 0
+    (tmp_path / "shards" / "train" / "train-000000.tar").unlink()
+    (tmp_path / "3.png").write_bytes(picture(200))
+    done = run("shard", "--csv", small)
+    assert done.returncode == 1
+    assert "train-000000.tar was gone" in done.stderr
+    assert "the images changed since; pack everything again with --overwrite" in done.stderr
 
 
 def test_foreign_tars_in_the_output_are_never_touched(run, small, tmp_path):
@@ -373,7 +372,7 @@ def test_output_that_cannot_be_written_is_said(run, small, tmp_path):
     (tmp_path / "file").write_text("in the way")
     done = run("shard", "--csv", small, "--out", "file/out")
     assert (done.returncode, "Traceback" in done.stderr) == (1, False)
-    assert "file/out/plan.json: writing failed" in done.stderr
+    assert "file/out/plan.json" in done.stderr
 
 
 def test_unreachable_output_is_said(run, small):

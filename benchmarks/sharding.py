@@ -1,0 +1,211 @@
+"""Samples/s of packing real figures into shards, against peers and the bare limits, interleaved in one run.
+
+    python benchmarks/sharding.py --csv train.csv --images images/ --scratch /tmp/sharding
+    python benchmarks/sharding.py --csv train.csv --images images/ --scratch /tmp/sharding --rounds 5
+
+The figures are copied under other names until there are at least 5,000, each with a caption of its own.
+Everyone gets the same files and writes image, caption and a small JSON of every sample to the same disk. What
+one wrote is deleted before the next starts, and the disk is left to settle in between. Two kinds of work:
+
+- every image decoded once; limit: that alone, in a process for each core, nothing written
+- bytes copied unchecked; limit: files read, joined, written and flushed to disk, in a process for each core
+
+Each peer lives in an environment of its own below the scratch folder (kept for the next run) and is measured
+at its best number of processes, found on a fifth of the samples in a round that does not count. Of its time,
+that of a job of 20 samples, its start-up, is taken off. Ours is the time of the whole command: start of the
+interpreter and of its workers, checksums, and flushing every shard to the disk, which no peer does.
+`ShardWriter, one loop` is the loop as its documentation shows it, in one process.
+"""
+
+import argparse
+import csv
+import itertools
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import PIL
+
+PEERS = Path(__file__).parent / "sharding_peers"
+OURS = "pipeline.shard"
+SAMPLES_PER_SHARD = 250  # shards small enough that the last ones do not leave a core without work
+PILLOW = f"pillow=={PIL.__version__}"
+
+
+@dataclass(frozen=True)
+class Contender:
+    """One thing measured: a peer's script in its environment, the limit, or this project's command."""
+
+    name: str
+    verify: str
+    script: str | None = None  # of this project's own interpreter where there are no packages
+    packages: tuple[str, ...] = ()
+    processes: tuple[int, ...] = ()  # to choose from; the command uses every core by itself
+
+
+def contenders(cores: int) -> list[Contender]:
+    """Everything that is measured, in the order of a round."""
+    shardwriter = ("webdataset_shardwriter.py", ("webdataset==1.0.2", PILLOW))
+    peers = {
+        "webdataset ShardWriter": shardwriter,
+        "img2dataset": ("img2dataset_local.py", ("img2dataset==1.47.0",)),
+        "litdata optimize": ("litdata_optimize.py", ("litdata==0.2.76", PILLOW)),
+        "MosaicML MDSWriter": ("mds_writer.py", ("mosaicml-streaming==0.13.0", PILLOW)),
+    }
+    chosen = []
+    for verify, limit in (("full", "decode_limit.py"), ("none", "copy_limit.py")):
+        chosen.append(Contender(OURS, verify))
+        chosen.append(Contender("limit", verify, limit, (), (cores,)))
+        chosen.append(Contender("ShardWriter, one loop", verify, *shardwriter, (1,)))
+        chosen += [Contender(name, verify, *peer, (cores, 2 * cores)) for name, peer in peers.items()]
+    return chosen
+
+
+@dataclass(frozen=True)
+class Figures:
+    """The samples to pack: a JSONL table and a folder of images."""
+
+    table: Path
+    images: Path
+    samples: int
+    bytes: int
+
+
+def repeat_figures(tables: list[str], images: Path, samples: int, folder: Path) -> Figures:
+    """Copy the figures of the tables under new names until there are enough, and write a table of them."""
+    figures = [
+        (images / row["image"], row["caption"])
+        for table in tables
+        for row in csv.DictReader(Path(table).read_text(encoding="utf-8").splitlines(keepends=True))
+    ]
+    copies = folder / "images"
+    copies.mkdir(parents=True, exist_ok=True)
+    repeated, total = folder / f"{samples}.jsonl", 0
+    with open(repeated, "w", encoding="utf-8") as table:
+        for number, (path, caption) in enumerate(itertools.islice(itertools.cycle(figures), samples)):
+            copy = copies / f"{number // len(figures):03d}_{path.name}"
+            if not copy.exists():
+                shutil.copyfile(path, copy)
+            total += copy.stat().st_size
+            table.write(json.dumps({"image": copy.name, "caption": f"{caption} ({number})"}) + "\n")
+    return Figures(repeated, copies, samples, total)
+
+
+def interpreter(contender: Contender, scratch: Path) -> str:
+    """The Python of a contender; its environment is made where it is not there yet."""
+    if not contender.packages:
+        return sys.executable
+    environment = scratch / "environments" / "+".join(contender.packages)
+    python = environment / "bin/python"
+    if not (environment / "complete").exists():
+        print(f"installing {' '.join(contender.packages)}", file=sys.stderr)
+        subprocess.run([sys.executable, "-m", "venv", "--clear", environment], check=True)
+        subprocess.run([python, "-m", "pip", "install", "--quiet", *contender.packages], check=True)
+        (environment / "complete").touch()
+    return str(python)
+
+
+def measure(contender: Contender, processes: int, figures: Figures, scratch: Path) -> float:
+    """Seconds that the contender takes for all figures."""
+    out = scratch / "out"
+    shutil.rmtree(out, ignore_errors=True)
+    os.sync()
+    arguments = [f"--samples-per-shard={SAMPLES_PER_SHARD}", f"--images={figures.images}", f"--out={out}"]
+    python = interpreter(contender, scratch)
+    if contender.script:
+        arguments += [f"--table={figures.table}", f"--processes={processes}", f"--verify={contender.verify}"]
+        command = [python, str(PEERS / contender.script), *arguments]
+    else:
+        arguments += [f"--csv={figures.table}", f"--verify={contender.verify}"]
+        command = [python, "-m", "pipeline.shard", *arguments]
+    begin = time.perf_counter()
+    done = subprocess.run(command, check=False, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    seconds = time.perf_counter() - begin
+    if done.returncode:
+        raise SystemExit(f"{' '.join(command)} failed:\n{done.stdout}")
+    written = sum(file.stat().st_size for file in out.rglob("*") if file.is_file())
+    if written < 0.9 * figures.bytes and contender.script != "decode_limit.py":
+        raise SystemExit(f"{contender.name} wrote {written:,} bytes of {figures.bytes:,}:\n{done.stdout}")
+    return json.loads(done.stdout.splitlines()[-1])["seconds"] if contender.script else seconds
+
+
+@dataclass(frozen=True)
+class Setting:
+    """How a contender is measured: its number of processes, and the seconds of its start-up to take off."""
+
+    processes: int
+    start_up: float
+
+
+def best_setting(contender: Contender, part: Figures, few: Figures, scratch: Path, cores: int) -> Setting:
+    """The setting with which the contender is fastest on a part of the figures."""
+    if not contender.script:
+        return Setting(cores, 0)
+    tried = {}
+    for processes in contender.processes:
+        start_up = measure(contender, processes, few, scratch)
+        tried[Setting(processes, start_up)] = measure(contender, processes, part, scratch) - start_up
+    return min(tried, key=lambda setting: tried[setting])
+
+
+def report(
+    figures: Figures, settings: dict[Contender, Setting], seconds: dict[Contender, list[float]]
+) -> Iterator[str]:
+    """The lines of a Markdown table for each kind of work."""
+    for verify, title in (("full", "every image decoded once"), ("none", "bytes copied unchecked")):
+        times_there = {c: times for c, times in seconds.items() if c.verify == verify}
+        ours = next(times for contender, times in times_there.items() if contender.name == OURS)
+        yield f"\n`--verify {verify}`: {title}\n"
+        yield "| | processes | samples/s | MB/s | ours / this | start-up taken off |"
+        yield "| --- | --- | --- | --- | --- | --- |"
+        for contender, times in times_there.items():
+            setting = settings[contender]
+            rate = figures.samples / statistics.median(times)
+            ratio = statistics.median(theirs / own for own, theirs in zip(ours, times, strict=True))
+            megabytes = rate * figures.bytes / figures.samples / 1e6
+            yield (
+                f"| {contender.name} | {setting.processes} | {rate:,.0f} | {megabytes:,.0f} | {ratio:.2f} "
+                f"| {setting.start_up:.1f} s |"
+            )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--csv", required=True, nargs="+", help="tables with columns image and caption")
+    parser.add_argument("--images", required=True, type=Path, help="folder of the images")
+    parser.add_argument("--scratch", required=True, type=Path, help="folder for peers, figures, output")
+    parser.add_argument("--samples", type=int, default=5540, help="samples to pack in each measurement")
+    parser.add_argument("--rounds", type=int, default=3, help="interleaved rounds; medians are reported")
+    args = parser.parse_args()
+    cores = len(os.sched_getaffinity(0))
+    scratch = args.scratch.absolute()
+    figures, part, few = (
+        repeat_figures(args.csv, args.images, samples, scratch / "figures")
+        for samples in (args.samples, args.samples // 5, 20)
+    )
+    settings = {c: best_setting(c, part, few, scratch, cores) for c in contenders(cores)}
+    seconds: dict[Contender, list[float]] = {contender: [] for contender in settings}
+    for _ in range(args.rounds):
+        for contender, setting in settings.items():
+            taken = measure(contender, setting.processes, figures, scratch)
+            seconds[contender].append(taken - setting.start_up)
+    shutil.rmtree(scratch / "out", ignore_errors=True)
+    print(
+        f"{figures.samples:,} samples, {figures.bytes / 1e6:,.0f} MB, {cores} cores, "
+        f"median of {args.rounds} interleaved rounds"
+    )
+    for line in report(figures, settings, seconds):
+        print(line)
+
+
+if __name__ == "__main__":
+    main()

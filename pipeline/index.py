@@ -1,0 +1,97 @@
+"""Describe WebDataset tars that others made (img2dataset, BIOMEDICA, open_clip users'), so that they train.
+
+    python -m pipeline.index --shards 'tars/{000..163}.tar'
+    python -m pipeline.index --shards 's3://bucket/pmc/{000..163}.tar' --out index/pmc
+    python -m pipeline.index --shards tars/ --image-ext jpg,jpeg.2 --caption-ext json --caption-key caption
+
+The tars stay as they are. Beside them, or in OUT, appear manifest.json and the index, and rejected.csv with
+the samples that cannot be used (no image, no caption, …) and are left out. Every tar is read once, from its
+beginning to its end. Interrupted, the same command goes on with the tars that are missing.
+"""
+
+import re
+import sys
+import time
+from dataclasses import dataclass
+
+from pipeline.checks import check_at_least
+from pipeline.cli import main
+from pipeline.indexing.job import REJECTED, IndexedShards, index_shards
+from pipeline.indexing.report import describe_oddities
+from pipeline.sharding.worker_pool import sigterm_interrupts
+from shards import MemberNames, UsageError
+
+
+@dataclass(frozen=True)
+class IndexConfig:
+    """Flags of `pipeline.index`."""
+
+    shards: tuple[str, ...]
+    """Tars to describe: paths or addresses with braces such as 's3://bucket/{000..163}.tar', wildcards, or
+    folders.
+    """
+    out: str | None = None
+    """Folder for the manifest and the index; without it, the folder of the tars."""
+    image_ext: str = "jpg,jpeg,png,webp,gif,tif,tiff,bmp"
+    """Extensions of images, separated by commas; the first that a sample has is its image."""
+    caption_ext: str | None = None
+    """Extension of captions; without it, txt, or json with --caption-key."""
+    caption_key: str | None = None
+    """Key of the caption, where captions lie in JSON members."""
+    workers: int | None = None
+    """Processes that read tars; without it, one for each core."""
+    overwrite: bool = False
+    """Replace the manifest and the index that the output folder holds; tars are never touched."""
+
+    def member_names(self) -> MemberNames:
+        """What the flags say about a sample's members; UsageError where that cannot be."""
+        images = tuple(_extension("--image-ext", part) for part in self.image_ext.split(","))
+        caption = self.caption_ext or ("txt" if self.caption_key is None else "json")
+        names = MemberNames(images, _extension("--caption-ext", caption), self.caption_key)
+        if names.caption_extension in images:
+            raise UsageError(f"--caption-ext {caption}: it is among --image-ext, too")
+        return names
+
+
+def _extension(flag: str, text: str) -> str:
+    extension = text.strip().removeprefix(".").lower()
+    if not re.fullmatch(r"[^\s/,]+", extension):
+        raise UsageError(f"{flag}: {text!r} is no extension; give them as jpg or jpg,png,webp")
+    return extension
+
+
+def index(config: IndexConfig) -> None:
+    """Describe the tars that the flags name."""
+    check_at_least(config, workers=1)
+    names = config.member_names()
+    begin = time.perf_counter()
+    with sigterm_interrupts():
+        try:
+            done = index_shards(
+                config.shards, config.out, names, workers=config.workers, overwrite=config.overwrite
+            )
+        except KeyboardInterrupt:
+            print("described shards are kept; the same command goes on with the others", file=sys.stderr)
+            raise
+    if done is None:
+        print("these shards are described already, and none has changed its size; nothing to do")
+    else:
+        _summarise(done, names, time.perf_counter() - begin)
+
+
+def _summarise(done: IndexedShards, names: MemberNames, seconds: float) -> None:
+    manifest, out = done.manifest, done.out
+    print(
+        f"{out.address}: {manifest.samples:,} samples in {len(manifest.shards):,} shards, "
+        f"{manifest.total_bytes / 1e6:,.1f} MB"
+    )
+    for line in describe_oddities(done.described, names):
+        print(line)
+    if manifest.selection:
+        print(f"every sample that is left out, and why: {out.locate(REJECTED)}")
+    print(f"{seconds:.1f} s, {manifest.total_bytes / 1e6 / seconds:,.0f} MB/s")
+    print(f"next: python -m pipeline.stream --data {out.address} --batch-size 64")
+
+
+if __name__ == "__main__":
+    main(index, IndexConfig, "index", __doc__ or "")

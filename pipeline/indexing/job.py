@@ -1,0 +1,232 @@
+"""Describing many tars as one data set: in parallel, resumable, and never touching the tars themselves."""
+
+import os
+import posixpath
+import sys
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from pipeline.indexing.byte_progress import ByteProgress
+from pipeline.indexing.describe_shard import DescribedShard, describe_shard
+from pipeline.indexing.parts import delete_parts, read_parts, write_part
+from pipeline.indexing.report import printable, unmapped_advice, unusable_csv
+from pipeline.indexing.shard_files import ShardFile, find_shards
+from pipeline.sharding.worker_pool import run_in_processes
+from shards import DataError, Folder, Manifest, MemberNames, UsageError, write_manifest
+from shards.manifest import CHECKSUMS, INDEX, MANIFEST, SELECTED
+from shards.references import make_reference
+
+TOOL = "pipeline.index"
+REJECTED = "rejected.csv"
+# So many samples without one that could be used: the flags do not fit these tars.
+_ENOUGH_TO_TELL = 20_000
+
+
+@dataclass(frozen=True)
+class IndexedShards:
+    """A finished job: the data set's folder and manifest, and what was found in every shard."""
+
+    out: Folder
+    manifest: Manifest
+    described: list[DescribedShard]
+
+
+def index_shards(
+    patterns: Sequence[str],
+    out: str | None,
+    names: MemberNames,
+    *,
+    workers: int | None = None,
+    overwrite: bool = False,
+) -> IndexedShards | None:
+    """Describe the tars that `patterns` name as a data set in the folder `out` (theirs, unless given).
+
+    None where that was done before. Raises UsageError where a pattern, the folder or a compressed tar is
+    refused, DataError, naming every damaged shard, where some are damaged or no sample can be used; what was
+    found in the others is kept for the next run.
+    """
+    files = find_shards(patterns)
+    folder = _output_folder(files, out)
+    if overwrite:
+        for name in (MANIFEST, INDEX, CHECKSUMS, SELECTED, REJECTED):
+            folder.delete(name)
+        delete_parts(folder)
+    elif MANIFEST in folder.names():
+        _check_same(folder, files, names)
+        return None
+    found = read_parts(folder, files, names)
+    missing = [file for file in files if file not in found]
+    _check_writable(folder)
+    found |= _describe_all(folder, missing, names, workers, progress_before=sum(file.size for file in found))
+    described = [found[file] for file in files]
+    _check_usable(folder, described, names)
+    return IndexedShards(folder, _write(folder, files, described, names), described)
+
+
+def _output_folder(files: Sequence[ShardFile], out: str | None) -> Folder:
+    if out is not None:
+        return Folder(out)
+    folders = sorted({file.folder.address for file in files})
+    if len(folders) > 1:
+        raise UsageError(
+            f"the shards lie in {len(folders):,} folders ({folders[0]}, {folders[1]}, …): say with --out "
+            "where the manifest is to lie"
+        )
+    return files[0].folder
+
+
+def _check_writable(out: Folder) -> None:
+    """Find out before the long work whether its result can be written."""
+    probe = "index.part.json"
+    try:
+        out.write(probe, b"")
+        out.delete(probe)
+    except DataError as error:
+        raise UsageError(f"{error}; give --out a folder that you may write to") from error
+
+
+def _check_same(out: Folder, files: Sequence[ShardFile], names: MemberNames) -> None:
+    """Raise UsageError where the manifest in a folder is not what this job would write."""
+    address = out.locate(MANIFEST)
+    try:
+        manifest = Manifest.from_json(out.read(MANIFEST), address)
+    except DataError as error:
+        raise UsageError(f"{error}: choose another --out, or replace it with --overwrite") from error
+    if manifest.made_by.get("tool") != TOOL:
+        raise UsageError(
+            f"{address} was made by {manifest.made_by.get('tool', 'something else')}: these shards have a "
+            "manifest; choose another --out, or replace it with --overwrite"
+        )
+    differences = list(_differences(out, manifest, files, names))
+    if differences:
+        more = f" and {len(differences) - 3:,} more differences" if len(differences) > 3 else ""
+        raise UsageError(
+            f"{address} describes other data ({'; '.join(differences[:3])}{more}): choose another --out, or "
+            "replace it with --overwrite"
+        )
+
+
+def _differences(
+    out: Folder, manifest: Manifest, files: Sequence[ShardFile], names: MemberNames
+) -> Iterator[str]:
+    if manifest.member_names != names:
+        yield f"members {manifest.member_names} there, {names} here"
+    theirs = {posixpath.join(record.folder, record.name): record.bytes for record in manifest.shards}
+    theirs |= manifest.made_by.get("empty_shards", {})
+    ours = {_place(out, file): file.size for file in files}
+    for address in {**theirs, **ours}:
+        if address not in theirs:
+            yield f"{address} is new"
+        elif address not in ours:
+            yield f"{address} is not among --shards"
+        elif theirs[address] != ours[address]:
+            yield f"{address} had {theirs[address]:,} bytes and has {ours[address]:,}"
+
+
+def _describe_all(
+    out: Folder,
+    files: Sequence[ShardFile],
+    names: MemberNames,
+    workers: int | None,
+    progress_before: int,
+) -> dict[ShardFile, DescribedShard]:
+    """Describe shards in worker processes, keeping each as it is done."""
+    found: dict[ShardFile, DescribedShard] = {}
+    damaged: list[str] = []
+    samples = usable = 0
+    work = partial(_describe_and_keep, out=out, names=names)
+    count = max(1, min(workers or len(os.sched_getaffinity(0)), len(files)))
+    results = run_in_processes(work, files, count) if count > 1 else map(work, files)
+    with ByteProgress(progress_before + sum(file.size for file in files), progress_before) as progress:
+        for file, result in results:
+            progress.advance(file.size)
+            if isinstance(result, str):
+                damaged.append(result)
+                continue
+            found[file] = result
+            samples += result.written.record.samples
+            usable += result.written.record.samples - len(result.unusable)
+            if samples >= _ENOUGH_TO_TELL and not usable:
+                _check_usable(out, list(found.values()), names)
+    if damaged:
+        for message in sorted(damaged):
+            print(message, file=sys.stderr)
+        raise DataError(
+            f"{len(damaged):,} of {len(files):,} shards are damaged, such as {min(damaged)}; what was found "
+            "in the others is kept: run the same command again when they are replaced, or name --shards "
+            "without them"
+        )
+    return found
+
+
+def _describe_and_keep(
+    file: ShardFile, out: Folder, names: MemberNames
+) -> tuple[ShardFile, DescribedShard | str]:
+    """Describe one shard in a worker process; in place of that, what is wrong with it where it is damaged."""
+    try:
+        described = describe_shard(file, make_reference(out, file.folder), names)
+    except UsageError:
+        raise
+    except DataError as error:
+        return file, str(error)
+    write_part(out, file, names, described)
+    return file, described
+
+
+def _check_usable(out: Folder, described: Sequence[DescribedShard], names: MemberNames) -> None:
+    """Raise DataError where no sample of the shards can be used."""
+    samples = sum(shard.written.record.samples for shard in described)
+    unusable = [bad for shard in described for bad in shard.unusable]
+    if len(unusable) < samples:
+        return
+    delete_parts(out)
+    if not samples:
+        raise DataError(f"no sample in {len(described):,} shards: they are empty tars")
+    reasons = Counter(bad.reason for bad in unusable)
+    counted = ", ".join(f"{count:,} times: {reason}" for reason, count in reasons.most_common())
+    example = f"{printable(unusable[0].key)} in {described[0].written.record.name}"
+    raise DataError(
+        "; ".join(
+            [
+                f"none of {samples:,} samples can be used ({counted}; the first is {example})",
+                *unmapped_advice(described, names),
+            ]
+        )
+    )
+
+
+def _write(
+    out: Folder, files: Sequence[ShardFile], described: list[DescribedShard], names: MemberNames
+) -> Manifest:
+    """Write the description of all shards, and remove what only an unfinished job needs."""
+    usable = np.ones(sum(shard.written.record.samples for shard in described), bool)
+    first = 0
+    for shard in described:
+        usable[[first + bad.sample for bad in shard.unusable]] = False
+        first += shard.written.record.samples
+    empty = {
+        _place(out, file): file.size
+        for file, shard in zip(files, described, strict=True)
+        if not shard.written.record.samples
+    }
+    made_by: dict[str, Any] = {"tool": TOOL, "left_out": int((~usable).sum()), "empty_shards": empty}
+    out.write(REJECTED, unusable_csv(described))
+    manifest = write_manifest(
+        out,
+        [shard.written for shard in described],
+        made_by,
+        member_names=names,
+        selected=None if usable.all() else usable,
+    )
+    delete_parts(out)
+    return manifest
+
+
+def _place(out: Folder, file: ShardFile) -> str:
+    """Where a shard lies, as the manifest in `out` says it."""
+    return posixpath.join(make_reference(out, file.folder), file.name)

@@ -1,0 +1,1 @@
+"""Choosing samples of existing shards: by an expression, by a list of ids, and packing them anew."""

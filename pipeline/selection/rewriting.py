@@ -1,0 +1,202 @@
+"""Packing chosen samples into new shards, shuffled over all of them.
+
+A new sample's key is its place, its image has the extension of its true format, its caption is `txt`. The
+other members stay as they are, but for two things: the `.json` gains the old key under "key", unless it holds
+one already; and a member that would now be taken for the image or caption is called `other.EXTENSION`.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from itertools import chain
+from typing import Any
+
+import numpy as np
+
+from pipeline.selection.filtering import parse_columns
+from pipeline.sharding.job import FinishedDataSet, Stopped, rejected_csv
+from pipeline.sharding.job_folder import REJECTED, JobFolder
+from pipeline.sharding.packing import PackedShard, Treatment, part_name
+from pipeline.sharding.plan import PackingPlan, PlannedShard
+from pipeline.sharding.row_progress import RowProgress
+from pipeline.sharding.rows import Rejected, RejectedRow
+from pipeline.sharding.statistics import Statistics
+from pipeline.sharding.transcode import process_image
+from pipeline.sharding.worker_pool import run_in_processes, sigterm_waits
+from shards import (
+    DamagedSample,
+    DataError,
+    Dataset,
+    Folder,
+    MemberNames,
+    Sample,
+    SamplePlace,
+    ShardRecord,
+    WrittenShard,
+    write_manifest,
+    write_shard,
+)
+
+_READING_THREADS = 16  # an object store answers slowly, but many at a time
+_SAMPLES_IN_MEMORY = 64
+_NEW_NAMES = MemberNames()
+_TAKEN_EXTENSIONS = {*_NEW_NAMES.image_extensions, _NEW_NAMES.caption_extension}
+_LONGEST_EXTENSION = 80  # bytes; with the key, a member's name has to fit into a tar header's 100
+
+
+@dataclass(frozen=True)
+class RewritingTask:
+    """The samples of one new shard in their new order: their numbers among all, and where they lie."""
+
+    folder: Folder
+    name: str
+    first_slot: int
+    numbers: list[int]
+    places: list[SamplePlace]
+
+
+class Rewriting:
+    """A job that packs all samples of some data sets, as numbered one after the other, into one folder."""
+
+    def __init__(
+        self,
+        folder: JobFolder,
+        sources: Sequence[Dataset],
+        *,
+        seed: int,
+        samples_per_shard: int,
+        treatment: Treatment,
+    ) -> None:
+        self._folder, self._sources, self._treatment = folder, sources, treatment
+        self._firsts = np.cumsum([0, *map(len, sources)])
+        splits = np.zeros(self._firsts[-1], np.uint8)
+        self._plan = PackingPlan(splits, 1, seed, samples_per_shard)
+
+    def pack(self, workers: int) -> None:
+        """Pack the shards that are not there yet. Raises Stopped after a SIGTERM."""
+        finished = self._folder.finished(0)
+        missing = [shard for shard in self._plan.shards if self._name(shard) not in finished]
+        self._folder.delete_leftovers(0, [self._name(shard) for shard in missing], alone=True)
+        total = int(self._firsts[-1])
+        done = total - sum(len(shard.slots) for shard in missing)
+        work = partial(rewrite_shard, treatment=self._treatment)
+        with RowProgress(total, done, "samples") as progress, sigterm_waits() as stopping:
+            for samples in run_in_processes(work, map(self._task, missing), workers, stopping):
+                progress.advance(samples)
+            if stopping():
+                raise Stopped
+
+    def finish(self, made_by: dict[str, Any]) -> FinishedDataSet:
+        """Write rejected.csv and the manifest; DataError where every sample was rejected."""
+        out = self._folder.root
+        parts = self._folder.parts(0, map(self._name, self._plan.shards))
+        reasons = Counter(row.reason for part in parts for row in part.rejected)
+        out.write(REJECTED, rejected_csv(parts))
+        if not any(part.written.record.samples for part in parts):
+            reason, count = reasons.most_common(1)[0]
+            raise DataError(
+                f"all {reasons.total():,} samples were rejected, {count:,} of them because: {reason}; every "
+                f"sample and its reason is in {out.locate(REJECTED)}"
+            )
+        manifest = write_manifest(out, (part.written for part in parts), made_by)
+        self._folder.delete_parts()
+        return FinishedDataSet(manifest, sum((part.statistics for part in parts), Statistics()), reasons)
+
+    def _name(self, shard: PlannedShard) -> str:
+        return self._folder.shard_name(0, shard.number)
+
+    def _task(self, shard: PlannedShard) -> RewritingTask:
+        numbers = self._plan.rows(shard)
+        source = np.searchsorted(self._firsts, numbers, side="right") - 1
+        own_numbers = (numbers - self._firsts[source]).tolist()
+        places = [self._sources[s].place(n) for s, n in zip(source.tolist(), own_numbers, strict=True)]
+        return RewritingTask(
+            self._folder.root, self._name(shard), shard.slots.start, numbers.tolist(), places
+        )
+
+
+def rewrite_shard(task: RewritingTask, treatment: Treatment) -> int:
+    """Write a new shard (none where every sample is rejected), then its description; how many samples it was
+    made from.
+    """
+    rejected: list[RejectedRow] = []
+    statistics = Statistics()
+    samples = _new_samples(task, treatment, rejected, statistics)
+    first = next(samples, None)
+    if first is None:
+        none = np.zeros(0, np.uint32)
+        written = WrittenShard(ShardRecord(task.name, 0, 0, ""), none, none)
+    else:
+        written = write_shard(task.folder, task.name, chain([first], samples))
+    task.folder.write(part_name(task.name), PackedShard(written, rejected, statistics).to_json())
+    return len(task.places)
+
+
+def _new_samples(
+    task: RewritingTask, treatment: Treatment, rejected: list[RejectedRow], statistics: Statistics
+) -> Iterator[tuple[str, dict[str, bytes]]]:
+    """(key, members) of every sample that can be taken; the others go to `rejected`."""
+    samples = _read_all(task.places)
+    for slot, (number, place, sample) in enumerate(
+        zip(task.numbers, task.places, samples, strict=True), task.first_slot
+    ):
+        try:
+            if sample is None:
+                raise Rejected("damaged sample")
+            members = _new_members(sample, place.names, treatment, statistics)
+        except Rejected as reason:
+            name = sample.key if sample else f"{place.shard} at byte {place.offset}"
+            rejected.append(RejectedRow(number, name, str(reason)))
+        else:
+            yield f"{slot:09d}", members
+
+
+def _read_all(places: Sequence[SamplePlace]) -> Iterator[Sample | None]:
+    """The samples at these places, None for a damaged one; a few are read at a time."""
+    with ThreadPoolExecutor(_READING_THREADS) as threads:
+        for start in range(0, len(places), _SAMPLES_IN_MEMORY):
+            yield from threads.map(_read, places[start : start + _SAMPLES_IN_MEMORY])
+
+
+def _read(place: SamplePlace) -> Sample | None:
+    try:
+        return place.read()
+    except DamagedSample:
+        return None
+
+
+def _new_members(
+    sample: Sample, names: MemberNames, treatment: Treatment, statistics: Statistics
+) -> dict[str, bytes]:
+    """The members of a new sample by extension; Rejected where it cannot be one."""
+    if not sample.caption.strip():
+        raise Rejected("empty caption")
+    try:
+        caption = sample.caption.encode()
+    except UnicodeEncodeError:
+        raise Rejected("caption is not Unicode") from None
+    data, image = process_image(bytes(sample.image), treatment.rules, treatment.transcoding)
+    members = {image.extension: data, _NEW_NAMES.caption_extension: caption, "json": _described(sample)}
+    for extension, content in sample.members.items():
+        is_caption = extension == names.caption_extension and names.caption_key is None
+        if content is sample.image or is_caption or extension == "json":
+            continue
+        kept = f"other.{extension}" if extension in _TAKEN_EXTENSIONS else extension
+        if len(kept.encode("utf-8", "surrogateescape")) > _LONGEST_EXTENSION:
+            raise Rejected("member with too long a name")
+        members[kept] = bytes(content)
+    statistics.add(image, len(data), sample.caption)
+    return members
+
+
+def _described(sample: Sample) -> bytes:
+    """The JSON of a new sample: the old one's, every byte of it, with the old key put in at its end."""
+    old = bytes(sample.members.get("json", b"{}"))
+    columns = parse_columns(old)
+    if columns is None or "key" in columns:
+        return old
+    comma = b", " if columns else b""
+    return old.rstrip()[:-1] + comma + b'"key": ' + json.dumps(sample.key).encode() + b"}"

@@ -1,0 +1,56 @@
+"""What a packing job would do: its shards, and how long and how large it would be, told from a few of its
+rows.
+"""
+
+import shutil
+import time
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from pipeline.sharding.job import Job
+from pipeline.sharding.packing import sample_members
+from pipeline.sharding.rows import Rejected
+from pipeline.sharding.statistics import Statistics
+from shards.tar import pack_sample
+
+ROWS_TRIED = 200
+
+
+def describe_plan(job: Job, workers: int) -> str:
+    """The plan in a few lines: rows and shards of each data set, bytes, time and disk."""
+    tried = np.linspace(0, len(job.table) - 1, min(ROWS_TRIED, len(job.table))).astype(np.int64)
+    written, rejected, begin = 0, 0, time.perf_counter()
+    for row in job.table.rows(tried):
+        try:
+            members = sample_members(row, job.images.locate(row.image), job.treatment, Statistics())
+            written += len(pack_sample("0" * 9, members))
+        except Rejected:
+            rejected += 1
+    seconds = (time.perf_counter() - begin) / len(tried)
+    bytes_per_row = written / len(tried)
+    lines = [f"the plan for {job.folder.root.address}; nothing was written"]
+    for split, folder in enumerate(job.folder.data_sets):
+        shards = [shard for shard in job.plan.shards if shard.split == split]
+        rows = sum(len(shard.slots) for shard in shards)
+        first, last = (job.folder.shard_name(split, shards[n].number) for n in (0, -1))
+        lines.append(
+            f"  {folder.address}: {rows:,} rows, {len(shards):,} shards ({first} to {last}), "
+            f"about {rows * bytes_per_row / 1e6:,.1f} MB"
+        )
+    own = sum(len(shard.slots) for n, shard in enumerate(job.plan.shards) if job.task.owns(n))
+    each = f" for each of {job.task.count} tasks" if job.task.count > 1 else ""
+    lines.append(f"of {len(tried):,} rows that were tried, {rejected:,} would be rejected")
+    lines.append(f"time: about {tqdm.format_interval(own * seconds / workers)} with {workers} workers{each}")
+    lines.append(f"disk: about {len(job.table) * bytes_per_row / 1e6:,.1f} MB{_free(job)}")
+    return "\n".join(lines)
+
+
+def _free(job: Job) -> str:
+    if job.folder.root.remote:
+        return ""
+    there = Path(job.folder.root.address).absolute()
+    while not there.exists():
+        there = there.parent
+    return f"; {shutil.disk_usage(there).free / 1e6:,.1f} MB are free there"
