@@ -6,8 +6,6 @@
 Prints and runs the same commands that you would, one after the other. Run again, it goes on where it stopped.
 """
 
-import csv
-import re
 import shlex
 import subprocess
 import sys
@@ -17,16 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-import numpy as np
 import tyro
 
 from pipeline.checks import check_at_least, local_path
 from pipeline.cli import main
-from pipeline.sharding.image_sources import open_image_source
-from pipeline.sharding.spool import spool_tables
-from pipeline.sharding.tables import TableFormat
 from shards import DataError, UsageError
-from shards.hashing import derive, uniforms
 
 SPLITS = ("train", "valid", "test")
 
@@ -48,10 +41,10 @@ FULL, SHORT = Size(3200, 160, 320, 8), Size(640, 64, 160, 3)
 class DemoConfig:
     """Flags of `pipeline.demo`."""
 
-    csv: Annotated[str | None, tyro.conf.arg(aliases=["--table"])] = None
-    """Your own table of images and captions; without it, a synthetic data set is drawn."""
-    images: Annotated[str | None, tyro.conf.arg(aliases=["--image-dir"])] = None
-    """Folder of your images; without it, the table's own folder or the `images` beside it."""
+    csv: Annotated[tuple[str, ...], tyro.conf.arg(aliases=["--table"])] = ()
+    """Your own tables of images and captions; without them, a synthetic data set is drawn."""
+    images: Annotated[tuple[str, ...], tyro.conf.arg(aliases=["--image-dir"])] = ()
+    """Where your images are, as for `pipeline.shard`."""
     out: str = "demo"
     """Folder for everything the demo writes."""
     model: str = "tiny"
@@ -69,23 +62,32 @@ def demo(config: DemoConfig) -> None:
     check_at_least(config, batch_size=1, epochs=1)
     begin = time.perf_counter()
     size, out = SHORT if config.short else FULL, local_path("--out", config.out)
-    if config.csv:
-        tables, root = _split_table(Path(config.csv), config.images, out / "data")
-        images = ["--images", str(root)]
-    else:
-        tables, images = _draw(size, out / "data"), []
-    for command in _commands(config, size, tables, images, out):
+    packing = _pack_own(config, out / "shards") if config.csv else _pack_drawn(size, out)
+    for command in (*packing, *_commands(config, size, out)):
         _run(command)
     print(f"\nLook at {out / 'contact_sheet.html'} in a browser: queries with their best matches.")
     print(f"The whole job took {time.perf_counter() - begin:.0f} s; everything is in {out}/")
 
 
-def _commands(
-    config: DemoConfig, size: Size, tables: dict[str, Path], images: list[str], out: Path
-) -> Iterator[list[str]]:
-    """The job, command by command."""
-    for split, table in tables.items():
-        yield ["pipeline.shard", "--csv", str(table), *images, "--out", str(out / "shards" / split)]
+def _pack_own(config: DemoConfig, out: Path) -> list[list[str]]:
+    """The command that packs the user's table, split by article; an image without a PMC id is on its own."""
+    images = ["--images", *config.images] if config.images else []
+    return [
+        [
+            *("pipeline.shard", "--csv", *config.csv, *images, "--out", str(out)),
+            *("--split", "train=0.8,valid=0.1,test=0.1", "--group-pattern", r"PMC\d+|.*"),
+        ]
+    ]
+
+
+def _pack_drawn(size: Size, out: Path) -> Iterator[list[str]]:
+    """Draw a data set; the commands that pack its splits."""
+    for split, table in _draw(size, out / "data").items():
+        yield ["pipeline.shard", "--csv", str(table), "--out", str(out / "shards" / split)]
+
+
+def _commands(config: DemoConfig, size: Size, out: Path) -> Iterator[list[str]]:
+    """What follows the packing, command by command."""
     shards = {split: str(out / "shards" / split) for split in SPLITS}
     yield ["pipeline.stream", "--data", shards["train"], "--batch-size", str(config.batch_size)]
     yield [
@@ -106,7 +108,8 @@ def _run(arguments: list[str]) -> None:
     print(f"\n$ python -m {shlex.join(arguments)}", flush=True)
     done = subprocess.run([sys.executable, "-m", *arguments], check=False)
     if done.returncode:
-        raise DataError(f"the demo stopped, since this command failed (exit code {done.returncode})")
+        failure = UsageError if done.returncode == 2 else DataError
+        raise failure(f"the demo stopped, since this command failed (exit code {done.returncode})")
 
 
 def _draw(size: Size, folder: Path) -> dict[str, Path]:
@@ -118,35 +121,6 @@ def _draw(size: Size, folder: Path) -> dict[str, Path]:
     print(f"Drawing {sum(counts.values()):,} synthetic figures with captions into {folder} ...", flush=True)
     write_synthetic_dataset(folder, counts)
     return tables
-
-
-def _split_table(path: Path, images: str | None, folder: Path) -> tuple[dict[str, Path], Path]:
-    """Split a table eight to one to one by a hash of the article, so that no article is in two splits.
-
-    The tables, and the folder of their images.
-    """
-    with spool_tables([str(path)], TableFormat()) as table:
-        rows = table.rows(np.arange(len(table)))
-    split_of = {row.number: _split(row.image) for row in rows}
-    folder.mkdir(parents=True, exist_ok=True)
-    tables = {split: folder / f"{split}.csv" for split in SPLITS}
-    for split, target in tables.items():
-        own = [row for row in rows if split_of[row.number] == split]
-        if not own:
-            raise UsageError(f"{path}: too few articles to split {len(rows)} rows into {', '.join(SPLITS)}")
-        with open(target, "w", encoding="utf-8", newline="") as file:
-            writer = csv.writer(file)
-            writer.writerow(["image", "caption", *own[0].other])
-            writer.writerows([row.image, row.caption, *row.other.values()] for row in own)
-    source = open_image_source([images] if images else [], [str(path)], [row.image for row in rows[:100]])
-    return tables, path.parent / source.identity
-
-
-def _split(image: str) -> str:
-    """The split of an image: that of its article, where the name begins with a PMC id."""
-    article = re.match(r"PMC\d+", image.rpartition("/")[2])
-    share = float(uniforms(derive(*(article[0] if article else image).encode()), 1)[0])
-    return "train" if share < 0.8 else "valid" if share < 0.9 else "test"
 
 
 if __name__ == "__main__":

@@ -17,6 +17,10 @@ _WITHOUT_DATA = b"123456"  # whatever size the header of a link, a device or a f
 _LONG_NAME, _LONG_LINK, _PAX, _PAX_GLOBAL = b"L", b"K", b"x", b"g"
 
 
+class DamagedTar(DataError):
+    """Bytes that are not a whole tar; the message says where."""
+
+
 @dataclass(frozen=True)
 class ScannedSample:
     """One sample: its tar bytes, where they start in the shard, and what kinds of members it has."""
@@ -40,7 +44,7 @@ class TarScan:
     end: int = 0
 
     def samples(self) -> Iterator[ScannedSample]:
-        """Every sample, in order; DataError, naming the byte, where the tar is damaged or cut short."""
+        """Every sample, in order; DamagedTar, naming the byte, where the tar is damaged or cut short."""
         window = _Window(iter(self.chunks))
         sample: _OpenSample | None = None
         for entry in _entries(window):
@@ -117,7 +121,7 @@ class _OpenSample:
 
     def add(self, entry: _Entry) -> None:
         if entry.end - self.start > MAX_SAMPLE_BYTES:
-            raise DataError(f"sample {self.key!r} at byte {self.start:,} has more than 4 GiB")
+            raise DamagedTar(f"sample {self.key!r} at byte {self.start:,} has more than 4 GiB")
         (self.links if entry.link else self.extensions).append(entry.extension)
         self.sparse |= entry.sparse
         self.end = entry.end
@@ -139,7 +143,7 @@ def _entries(window: _Window) -> Iterator[_Entry]:
         if not window.reach(position + RECORD):
             rest = window.view(position, window.stop) if position < window.stop else b""
             if any(rest):
-                raise DataError(
+                raise DamagedTar(
                     f"the tar ends at byte {window.stop:,}, inside the header at byte {position:,}: it is "
                     "cut short"
                 )
@@ -155,9 +159,9 @@ def _entries(window: _Window) -> Iterator[_Entry]:
             data = _after_sparse_map(window, header, data)
         stop = data + (0 if kind in _WITHOUT_DATA else size)
         if stop - data > MAX_SAMPLE_BYTES:
-            raise DataError(f"member {shown!r} at byte {position:,} has more than 4 GiB")
+            raise DamagedTar(f"member {shown!r} at byte {position:,} has more than 4 GiB")
         if not window.reach(stop):
-            raise DataError(
+            raise DamagedTar(
                 f"the tar ends at byte {window.stop:,}, inside the member {shown!r} that starts at byte "
                 f"{position:,} and reaches to byte {stop:,}: it is cut short"
             )
@@ -177,7 +181,7 @@ def _header_fields(header: bytes, position: int) -> tuple[int, bytes]:
     try:
         return header_fields(header, position)
     except DataError as error:
-        raise error if position else DataError("it is not a tar") from None
+        raise DamagedTar(str(error) if position else "it is not a tar") from None
 
 
 def _entry(name: str, kind: bytes, end: int, *, sparse: bool) -> _Entry:
@@ -193,7 +197,7 @@ def _after_sparse_map(window: _Window, header: bytes, position: int) -> int:
     more = header[482]
     while more:
         if not window.reach(position + RECORD):
-            raise DataError(f"the tar ends inside the sparse map at byte {position:,}: it is cut short")
+            raise DamagedTar(f"the tar ends inside the sparse map at byte {position:,}: it is cut short")
         more = window.view(position, position + RECORD)[504]
         position += RECORD
     return position
@@ -210,7 +214,7 @@ def _pax_records(content: bytes, position: int) -> dict[bytes, bytes]:
                 raise ValueError("a record without length")
             content = content[length:]
     except ValueError:
-        raise DataError(f"the extended header at byte {position:,} is damaged") from None
+        raise DamagedTar(f"the extended header at byte {position:,} is damaged") from None
     return records
 
 

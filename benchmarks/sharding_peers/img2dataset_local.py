@@ -1,8 +1,7 @@
 """`img2dataset` on local files (file:// addresses), images kept at their size.
 
 Checked, it decodes every image with OpenCV and writes JPEG files through as they are, others encoded anew;
-unchecked, it writes all files through without a look. Its way of reading is one thread a file, so threads are
-tried along with processes.
+unchecked, it writes all files through without a look.
 """
 
 import csv
@@ -14,7 +13,7 @@ os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"  # a look at the network when it is
 
 from img2dataset import download
 
-THREADS = 4  # of each process: best of 1 to 32
+THREADS = 4  # of each process: 1, 2, 4 and 16 could not be told apart from the noise
 
 if __name__ == "__main__":
     job = read_job()

@@ -16,7 +16,7 @@ from shards import DataError, MemberNames, ShardRecord, UsageError, WrittenShard
 from shards.chunks import read_chunks
 from shards.dataset import parse_sample
 from shards.tar import members, split_name
-from shards.tar_scan import ScannedSample, TarScan
+from shards.tar_scan import DamagedTar, ScannedSample, TarScan
 from shards.writer import checksum
 
 # How gzip, zstd, bzip2, xz and lz4 files begin
@@ -81,7 +81,7 @@ def describe_shard(file: ShardFile, reference: str, names: MemberNames) -> Descr
     """Read a tar once, from its beginning to its end.
 
     reference: the shard's folder as the manifest is to name it. Raises UsageError for a compressed file,
-    DataError, naming the byte, for a damaged one.
+    DamagedTar, naming the byte, for a damaged one, and DataError where storage fails.
     """
     found = _Findings(file.name, names)
     reading = _Reading(file)
@@ -89,10 +89,8 @@ def describe_shard(file: ShardFile, reference: str, names: MemberNames) -> Descr
     try:
         for sample in scan.samples():
             found.add(sample)
-    except UsageError:
-        raise
-    except DataError as error:
-        raise DataError(f"{file.address}: {error}: fetch it again from where it came") from None
+    except DamagedTar as error:
+        raise DamagedTar(f"{file.address}: {error}: fetch it again from where it came") from None
     reading.finish(scan.end)
     record = ShardRecord(file.name, len(found.lengths), file.size, reading.digest.hexdigest(), reference)
     if reading.more_after_end:
@@ -133,11 +131,11 @@ class _Reading:
             yield chunk
         if self._read < self._file.size:
             raise DataError(
-                f"{self._read:,} bytes came of the {self._file.size:,} that were there when the job began: "
-                "it was changed meanwhile"
+                f"{self._file.address}: {self._read:,} bytes came of the {self._file.size:,} that were there "
+                "when the job began: it was changed meanwhile; run the same command again"
             )
         if not self._read:
-            raise DataError("it is empty (0 bytes), not a tar")
+            raise DamagedTar("it is empty (0 bytes), not a tar")
 
     def _check_kind(self, beginning: bytes) -> None:
         if _COMPRESSED.match(beginning):

@@ -137,7 +137,7 @@ def _describe_all(
 ) -> dict[ShardFile, DescribedShard]:
     """Describe shards in worker processes, keeping each as it is done."""
     found: dict[ShardFile, DescribedShard] = {}
-    damaged: list[str] = []
+    failed: list[str] = []
     samples = usable = 0
     work = partial(_describe_and_keep, out=out, names=names)
     count = max(1, min(workers or len(os.sched_getaffinity(0)), len(files)))
@@ -146,20 +146,20 @@ def _describe_all(
         for file, result in results:
             progress.advance(file.size)
             if isinstance(result, str):
-                damaged.append(result)
+                failed.append(result)
                 continue
             found[file] = result
             samples += result.written.record.samples
             usable += result.written.record.samples - len(result.unusable)
             if samples >= _ENOUGH_TO_TELL and not usable:
                 _check_usable(out, list(found.values()), names)
-    if damaged:
-        for message in sorted(damaged):
+    if failed:
+        for message in sorted(failed):
             print(message, file=sys.stderr)
         raise DataError(
-            f"{len(damaged):,} of {len(files):,} shards are damaged, such as {min(damaged)}; what was found "
-            "in the others is kept: run the same command again when they are replaced, or name --shards "
-            "without them"
+            f"{len(failed):,} of {len(files):,} shards could not be described, such as {min(failed)}; what "
+            "was found in the others is kept: run the same command again when that is mended, or name "
+            "--shards without them"
         )
     return found
 
@@ -167,7 +167,7 @@ def _describe_all(
 def _describe_and_keep(
     file: ShardFile, out: Folder, names: MemberNames
 ) -> tuple[ShardFile, DescribedShard | str]:
-    """Describe one shard in a worker process; in place of that, what is wrong with it where it is damaged."""
+    """Describe one shard in a worker process; in place of that, what went wrong with it."""
     try:
         described = describe_shard(file, make_reference(out, file.folder), names)
     except UsageError:

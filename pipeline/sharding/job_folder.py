@@ -50,7 +50,9 @@ class JobFolder:
             self.root.write(PLAN, json.dumps(identity, indent=1).encode() + b"\n")
 
     def check_free(self, identity: dict[str, Any]) -> None:
-        """Raise UsageError where the folder holds something other than this job's data set, finished or begun."""
+        """Raise UsageError where the folder holds something other than this job's data set, finished or
+        begun.
+        """
         theirs = self._identity_there()
         if theirs is not None and theirs != identity:
             differing = (
@@ -63,7 +65,9 @@ class JobFolder:
             for folder in self.data_sets:
                 tars = [name for name in folder.names() if name.endswith(".tar")]
                 if tars:
-                    raise self._refused(f"{len(tars):,} tar files that are not of this job, such as {tars[0]}")
+                    raise self._refused(
+                        f"{len(tars):,} tar files that are not of this job, such as {tars[0]}"
+                    )
 
     def manifests(self) -> list[Manifest] | None:
         """The manifests of all data sets; None where one is missing."""
@@ -133,8 +137,8 @@ class JobFolder:
                 continue
             if made_by.get("tool") == INDEXING_TOOL:
                 raise UsageError(
-                    f"{folder.address} holds tars that others made, described by {INDEXING_TOOL}: they are not "
-                    "replaced; choose another --out"
+                    f"{folder.address} holds tars that others made, described by {INDEXING_TOOL}: they are "
+                    "not replaced; choose another --out"
                 )
 
     def _identity_there(self) -> dict[str, Any] | None:

@@ -1,4 +1,4 @@
-"""How far a job over rows has come: a bar on a terminal, a line now and then elsewhere (a log file)."""
+"""How far a long job has come: a bar on a terminal, a line now and then elsewhere (a log file)."""
 
 import sys
 import time
@@ -9,12 +9,18 @@ SECONDS_BETWEEN_LINES = 10.0
 
 
 class RowProgress:
-    """Follows a job on standard error; `done` rows of `total` were there before it began. `what` it counts."""
+    """Follows a job on standard error; `done` of `total` (`what`: rows, say) were there before it began."""
 
     def __init__(self, total: int, done: int, what: str = "rows") -> None:
         self._what = what
         self._total, self._before, self._done = total, done, done
-        self._bar = tqdm(total=total, initial=done, unit="row", desc=None if what == "rows" else what, disable=not sys.stderr.isatty())
+        self._bar = tqdm(
+            total=total,
+            initial=done,
+            unit="row",
+            desc=None if what == "rows" else what,
+            disable=not sys.stderr.isatty(),
+        )
         self._begin = self._last = time.monotonic()
 
     def __enter__(self) -> "RowProgress":

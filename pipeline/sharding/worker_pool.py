@@ -30,8 +30,9 @@ def run_in_processes(
 ) -> Iterator[Result]:
     """The results of `work` on every task, as they come; tasks are drawn as workers become free.
 
-    Once `stopping()` is true no task is begun any more, and those that are in work are finished. An error of one task, or an interrupt here, ends the workers at once, in the middle of what they do: each
-    result is to be all or nothing. Raises DataError where a worker was killed or ran out of memory.
+    Once `stopping()` is true no task is begun any more, and those that are in work are finished. An error of
+    one task, or an interrupt here, ends the workers at once, in the middle of what they do: each result is to
+    be all or nothing. Raises DataError where a worker was killed or ran out of memory.
     """
     # Workers are spawned, so that they hold nothing of this process's threads and files: this process alone
     # has the writing end, and its death, too, closes it.

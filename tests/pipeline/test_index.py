@@ -276,7 +276,7 @@ def test_damaged_shards_are_all_named_and_the_others_are_not_read_again(run, put
         "c.tar: it is not a tar",
         "d.tar: it is empty (0 bytes), not a tar",
         "e.tar: the tar header at byte 1,024 is damaged",
-        "4 of 5 shards are damaged",
+        "4 of 5 shards could not be described",
     ):
         assert line in done.stderr
     (part,) = (tmp_path / "tars").glob("*.part.json")

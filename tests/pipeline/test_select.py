@@ -263,6 +263,15 @@ def test_member_names_that_go_on_from_one_another_are_merged(select, write_data_
     assert keys(tmp_path / "v") == list(range(20))
 
 
+def test_another_order_of_image_extensions_is_no_view(select, write_data_set, tmp_path):
+    write_data_set("a", 10, names=MemberNames(("png", "jpg")))
+    write_data_set("b", 10, first=10, names=MemberNames(("jpg", "png")))
+    refused = select("--data", "a", "b", "--out", "v")
+    assert refused.returncode == 2
+    assert "add --rewrite" in refused.stderr
+    assert not (tmp_path / "v").exists()
+
+
 def test_member_names_that_contradict_one_another_are_only_rewritten(
     select, write_data_set, tmp_path, picture
 ):

@@ -43,7 +43,8 @@ class Cluster:
                 time.sleep(0.1)
 
     def add_worker(self, **environment: str) -> "subprocess.Popen[bytes]":
-        flags = ("--nthreads", "1", "--no-nanny", "--local-directory", str(self._folder))
+        flags = ("--nthreads", "1", "--no-nanny", "--death-timeout", "30")
+        flags += ("--local-directory", str(self._folder))
         modules = os.pathsep.join(path for path in sys.path if path.endswith("work0"))
         worker = self._start("worker", self.address, *flags, **{"PYTHONPATH": modules, **environment})
         self.workers.append(worker)
