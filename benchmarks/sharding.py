@@ -12,7 +12,7 @@ one wrote is deleted before the next starts, and the disk is left to settle in b
 
 Each peer lives in an environment of its own below the scratch folder (kept for the next run) and is measured
 at its best number of processes, found on a fifth of the samples in a round that does not count. Of its time,
-that of a job of 20 samples, its start-up, is taken off. Ours is the time of the whole command: start of the
+that of a job of 20 samples just before, its start-up, is taken off. Ours is the time of the whole command: start of the
 interpreter and of its workers, checksums, and flushing every shard to the disk, which no peer does.
 `ShardWriter, one loop` is the loop as its documentation shows it, in one process.
 """
@@ -137,42 +137,47 @@ def measure(contender: Contender, processes: int, figures: Figures, scratch: Pat
 
 
 @dataclass(frozen=True)
-class Setting:
-    """How a contender is measured: its number of processes, and the seconds of its start-up to take off."""
+class Times:
+    """Seconds of one measurement: the work, and the start-up that was taken off it."""
 
-    processes: int
-    start_up: float
+    work: float
+    start_up: float = 0
 
 
-def best_setting(contender: Contender, part: Figures, few: Figures, scratch: Path, cores: int) -> Setting:
-    """The setting with which the contender is fastest on a part of the figures."""
-    if not contender.script:
-        return Setting(cores, 0)
-    tried = {}
-    for processes in contender.processes:
-        start_up = measure(contender, processes, few, scratch)
-        tried[Setting(processes, start_up)] = measure(contender, processes, part, scratch) - start_up
-    return min(tried, key=lambda setting: tried[setting])
+def measure_work(
+    contender: Contender, processes: int, figures: Figures, few: Figures, scratch: Path
+) -> Times:
+    """The contender's time without that of a job of a few figures; the command's with it."""
+    start_up = measure(contender, processes, few, scratch) if contender.script else 0
+    return Times(measure(contender, processes, figures, scratch) - start_up, start_up)
+
+
+def best_processes(contender: Contender, part: Figures, few: Figures, scratch: Path) -> int:
+    """The number of processes with which a peer is fastest on a part of the figures."""
+
+    def seconds(processes: int) -> float:
+        return measure_work(contender, processes, part, few, scratch).work
+
+    return min(contender.processes, key=seconds)
 
 
 def report(
-    figures: Figures, settings: dict[Contender, Setting], seconds: dict[Contender, list[float]]
+    figures: Figures, processes: dict[Contender, int], rounds: list[dict[Contender, Times]]
 ) -> Iterator[str]:
     """The lines of a Markdown table for each kind of work."""
     for verify, title in (("full", "every image decoded once"), ("none", "bytes copied unchecked")):
-        times_there = {c: times for c, times in seconds.items() if c.verify == verify}
-        ours = next(times for contender, times in times_there.items() if contender.name == OURS)
+        there = [contender for contender in processes if contender.verify == verify]
+        ours = next(contender for contender in there if contender.name == OURS)
         yield f"\n`--verify {verify}`: {title}\n"
         yield "| | processes | samples/s | MB/s | ours / this | start-up taken off |"
         yield "| --- | --- | --- | --- | --- | --- |"
-        for contender, times in times_there.items():
-            setting = settings[contender]
-            rate = figures.samples / statistics.median(times)
-            ratio = statistics.median(theirs / own for own, theirs in zip(ours, times, strict=True))
-            megabytes = rate * figures.bytes / figures.samples / 1e6
+        for contender in there:
+            seconds = statistics.median(times[contender].work for times in rounds)
+            ratio = statistics.median(times[contender].work / times[ours].work for times in rounds)
+            start_up = statistics.median(times[contender].start_up for times in rounds)
             yield (
-                f"| {contender.name} | {setting.processes} | {rate:,.0f} | {megabytes:,.0f} | {ratio:.2f} "
-                f"| {setting.start_up:.1f} s |"
+                f"| {contender.name} | {processes[contender]} | {figures.samples / seconds:,.0f} "
+                f"| {figures.bytes / seconds / 1e6:,.0f} | {ratio:.2f} | {start_up:.1f} s |"
             )
 
 
@@ -192,18 +197,20 @@ def main() -> None:
         repeat_figures(args.csv, args.images, samples, scratch / "figures")
         for samples in (args.samples, args.samples // 5, 20)
     )
-    settings = {c: best_setting(c, part, few, scratch, cores) for c in contenders(cores)}
-    seconds: dict[Contender, list[float]] = {contender: [] for contender in settings}
-    for _ in range(args.rounds):
-        for contender, setting in settings.items():
-            taken = measure(contender, setting.processes, figures, scratch)
-            seconds[contender].append(taken - setting.start_up)
+    processes = {
+        contender: best_processes(contender, part, few, scratch) if contender.script else cores
+        for contender in contenders(cores)
+    }
+    rounds = [
+        {c: measure_work(c, count, figures, few, scratch) for c, count in processes.items()}
+        for _ in range(args.rounds)
+    ]
     shutil.rmtree(scratch / "out", ignore_errors=True)
     print(
         f"{figures.samples:,} samples, {figures.bytes / 1e6:,.0f} MB, {cores} cores, "
         f"median of {args.rounds} interleaved rounds"
     )
-    for line in report(figures, settings, seconds):
+    for line in report(figures, processes, rounds):
         print(line)
 
 

@@ -97,8 +97,8 @@ def reading_advice(dataset: Dataset, order: Order, topology: Topology) -> str:
     choice.
     """
     lanes = TrainingPlan(order, topology.rank, topology.world_size).lanes_read
-    mean_block = dataset.manifest.total_bytes / len(dataset.blocks)
-    window = min(lanes * mean_block, dataset.manifest.total_bytes)
+    block_bytes = dataset.blocks.length
+    window = min(lanes * float(block_bytes.mean()), int(block_bytes.sum()))
     advice = f"window {window / 2**20:,.0f} MiB a process"
     factor = topology.world_size / math.gcd(order.lanes, topology.world_size)
     if factor > 1.1:
@@ -127,5 +127,5 @@ def describe(dataset: Dataset) -> str:
     """A data set in one line."""
     return (
         f"{dataset.folder.address}: {len(dataset):,} samples in {len(dataset.manifest.shards):,} shards, "
-        f"{dataset.manifest.total_bytes / 1e6:,.1f} MB, {len(dataset.blocks):,} blocks"
+        f"{int(dataset.blocks.length.sum()) / 1e6:,.1f} MB, {len(dataset.blocks):,} blocks"
     )

@@ -94,8 +94,16 @@ def _open_rgb(data: memoryview) -> Image.Image:
             return to_rgb(image)
     except UnidentifiedImageError as error:  # its own words end in a memory address
         raise ImageError("not an image") from error
-    # Pillow raises these and no others for input it cannot take (a broken PNG chunk is a SyntaxError there).
-    except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
+    # Pillow raises these and no others for input it cannot take (a broken PNG chunk is a SyntaxError there, a
+    # palette that is missing an AssertionError).
+    except (
+        OSError,
+        ValueError,
+        SyntaxError,
+        EOFError,
+        AssertionError,
+        Image.DecompressionBombError,
+    ) as error:
         raise ImageError(str(error) or type(error).__name__) from error
 
 

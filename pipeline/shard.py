@@ -1,4 +1,4 @@
-"""Pack tables of captions and their images into WebDataset shards.
+r"""Pack tables of captions and their images into WebDataset shards.
 
     python -m pipeline.shard --csv train.csv
     python -m pipeline.shard --csv pmc_oa.jsonl --images images.zip --out s3://bucket/pmc \
@@ -151,8 +151,9 @@ def shard(config: ShardConfig) -> None:
     workers = config.workers or len(os.sched_getaffinity(0))
     with sigterm_interrupts(), ExitStack() as opened:
         table = opened.enter_context(_read_tables(config, splits))
-        first_names = [row.image for row in table.rows(np.arange(min(100, len(table))))]
-        images = opened.enter_context(open_image_source(config.images, config.csv, first_names))
+        tried = np.linspace(0, len(table) - 1, min(100, len(table))).astype(np.int64)
+        some_names = [row.image for row in table.rows(tried)]
+        images = opened.enter_context(open_image_source(config.images, config.csv, some_names))
         job = Job(
             table=table,
             images=images,

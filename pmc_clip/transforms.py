@@ -18,8 +18,9 @@ def to_rgb(image: Image.Image) -> Image.Image:
     """The picture as a viewer shows it, in mode RGB.
 
     Transparency (alpha channel, palette or colour key) lies on white, as figures are printed; Pillow alone
-    would show the colour hidden under it, often black. 16-bit grey is scaled to 8 bits; Pillow alone would
-    clip it to white. Pillow raises ValueError for modes that have no conversion.
+    would show the colour hidden under it, often black. 16-bit grey is scaled to 8 bits, and floating-point
+    grey from its lowest to its highest value; Pillow alone would clip both at 255. Pillow raises ValueError
+    for modes that have no conversion.
     """
     if image.mode == "RGB" and not image.has_transparency_data:
         image.load()  # the result must outlive the file that the picture may still be tied to
@@ -31,7 +32,18 @@ def to_rgb(image: Image.Image) -> Image.Image:
     if image.mode == "I" or image.mode.startswith("I;16"):
         grey = np.clip(np.asarray(image, dtype=np.int64), 0, 65535)
         image = Image.fromarray(((grey + 128) // 257).astype(np.uint8))
+    elif image.mode == "F":
+        image = _float_as_grey(image)
     return image.convert("RGB")
+
+
+def _float_as_grey(image: Image.Image) -> Image.Image:
+    """Its lowest value black, its highest white: there is no agreement what white is, and viewers do so."""
+    values = np.asarray(image, np.float64)
+    finite = values[np.isfinite(values)]
+    low, high = (finite.min(), finite.max()) if finite.size else (0.0, 0.0)
+    share = (np.nan_to_num(values, nan=low, posinf=high, neginf=low) - low) / ((high - low) or 1.0)
+    return Image.fromarray((255 * share).round().astype(np.uint8))
 
 
 def center_crop(image: Image.Image, size: int) -> np.ndarray:

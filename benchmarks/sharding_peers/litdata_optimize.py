@@ -1,4 +1,4 @@
-"""litdata's `optimize` into chunks of 64 MB; its workers are forked, since spawned ones import torch first."""
+"""litdata's `optimize` into chunks of 64 MB; its workers are forked: spawned ones import torch first."""
 
 from functools import partial
 

@@ -8,10 +8,8 @@ one already; and a member that would now be taken for the image or caption is ca
 import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -19,8 +17,9 @@ import numpy as np
 from pipeline.selection.filtering import parse_columns
 from pipeline.sharding.job import FinishedDataSet, Stopped, rejected_csv
 from pipeline.sharding.job_folder import REJECTED, JobFolder
-from pipeline.sharding.packing import PackedShard, Treatment, part_name
+from pipeline.sharding.packing import Treatment, write_described
 from pipeline.sharding.plan import PackingPlan, PlannedShard
+from pipeline.sharding.read_ahead import read_ahead
 from pipeline.sharding.row_progress import RowProgress
 from pipeline.sharding.rows import Rejected, RejectedRow
 from pipeline.sharding.statistics import Statistics
@@ -34,14 +33,9 @@ from shards import (
     MemberNames,
     Sample,
     SamplePlace,
-    ShardRecord,
-    WrittenShard,
     write_manifest,
-    write_shard,
 )
 
-_READING_THREADS = 16  # an object store answers slowly, but many at a time
-_SAMPLES_IN_MEMORY = 64
 _NEW_NAMES = MemberNames()
 _TAKEN_EXTENSIONS = {*_NEW_NAMES.image_extensions, _NEW_NAMES.caption_extension}
 _LONGEST_EXTENSION = 80  # bytes; with the key, a member's name has to fit into a tar header's 100
@@ -125,13 +119,7 @@ def rewrite_shard(task: RewritingTask, treatment: Treatment) -> int:
     rejected: list[RejectedRow] = []
     statistics = Statistics()
     samples = _new_samples(task, treatment, rejected, statistics)
-    first = next(samples, None)
-    if first is None:
-        none = np.zeros(0, np.uint32)
-        written = WrittenShard(ShardRecord(task.name, 0, 0, ""), none, none)
-    else:
-        written = write_shard(task.folder, task.name, chain([first], samples))
-    task.folder.write(part_name(task.name), PackedShard(written, rejected, statistics).to_json())
+    write_described(task.folder, task.name, samples, rejected, statistics)
     return len(task.places)
 
 
@@ -139,7 +127,7 @@ def _new_samples(
     task: RewritingTask, treatment: Treatment, rejected: list[RejectedRow], statistics: Statistics
 ) -> Iterator[tuple[str, dict[str, bytes]]]:
     """(key, members) of every sample that can be taken; the others go to `rejected`."""
-    samples = _read_all(task.places)
+    samples = read_ahead(_read, task.places)
     for slot, (number, place, sample) in enumerate(
         zip(task.numbers, task.places, samples, strict=True), task.first_slot
     ):
@@ -154,14 +142,8 @@ def _new_samples(
             yield f"{slot:09d}", members
 
 
-def _read_all(places: Sequence[SamplePlace]) -> Iterator[Sample | None]:
-    """The samples at these places, None for a damaged one; a few are read at a time."""
-    with ThreadPoolExecutor(_READING_THREADS) as threads:
-        for start in range(0, len(places), _SAMPLES_IN_MEMORY):
-            yield from threads.map(_read, places[start : start + _SAMPLES_IN_MEMORY])
-
-
 def _read(place: SamplePlace) -> Sample | None:
+    """The sample at a place; None for a damaged one."""
     try:
         return place.read()
     except DamagedSample:

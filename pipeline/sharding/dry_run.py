@@ -24,7 +24,8 @@ def describe_plan(job: Job, workers: int) -> str:
     written, rejected, begin = 0, 0, time.perf_counter()
     for row in job.table.rows(tried):
         try:
-            members = sample_members(row, job.images.locate(row.image), job.treatment, Statistics())
+            image = job.images.locate(row.image).read()
+            members = sample_members(row, image, job.treatment, Statistics())
             written += len(pack_sample("0" * 9, members))
         except Rejected:
             rejected += 1

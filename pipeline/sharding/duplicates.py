@@ -13,6 +13,7 @@ import xxhash
 
 from pipeline.sharding.image_sources import Location
 from pipeline.sharding.job_folder import DUPLICATES
+from pipeline.sharding.read_ahead import read_ahead, read_image
 from pipeline.sharding.rows import Rejected
 from shards import Folder
 
@@ -38,14 +39,10 @@ def hashes_name(chunk: int) -> str:
 def hash_images(task: HashingTask) -> int:
     """Hash a chunk's images (XXH3-128) and keep the hashes; how many rows it has."""
     hashes = np.zeros((len(task.images), 2), "<u8")
-    for number, location in enumerate(task.images):
-        try:
-            if isinstance(location, Rejected):
-                raise location
-            value = xxhash.xxh3_128_intdigest(location.read())
-        except Rejected:  # packing will say why
-            continue
-        hashes[number] = value & 0xFFFFFFFFFFFFFFFF, value >> 64
+    for number, image in enumerate(read_ahead(read_image, task.images)):
+        if not isinstance(image, Rejected):  # packing will say why
+            value = xxhash.xxh3_128_intdigest(image)
+            hashes[number] = value & 0xFFFFFFFFFFFFFFFF, value >> 64
     task.folder.write(task.name, hashes.tobytes())
     return len(task.images)
 

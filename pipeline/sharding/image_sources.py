@@ -138,16 +138,14 @@ class ImageSource:
         return sizes
 
 
-def open_image_source(
-    images: Sequence[str], tables: Sequence[str], first_names: Sequence[str]
-) -> ImageSource:
+def open_image_source(images: Sequence[str], tables: Sequence[str], some_names: Sequence[str]) -> ImageSource:
     """The sources that `--images` names. Without it: addresses in the table itself; or the first table's own
     folder or its `images/`, whichever holds more of the images of the first rows; or the `images.zip` or
     `images.tar` beside the table.
 
     Raises UsageError where a source cannot be opened or none of the first images is in any.
     """
-    names = [name for name in first_names if name.strip()]
+    names = [name for name in some_names if name.strip()]
     with ExitStack() as opened:
         if images:
             candidates = [opened.enter_context(_open(address, tables[0], names)) for address in images]

@@ -10,6 +10,7 @@ import numpy as np
 
 from pipeline.sharding.image_check import ImageRules
 from pipeline.sharding.image_sources import Location
+from pipeline.sharding.read_ahead import read_ahead, read_image
 from pipeline.sharding.rows import Rejected, RejectedRow, Row
 from pipeline.sharding.statistics import Statistics
 from pipeline.sharding.transcode import Transcoding, process_image
@@ -59,7 +60,7 @@ class PackedShard:
             "rejected": [asdict(row) for row in self.rejected],
             "statistics": self.statistics.to_dict(),
         }
-        return json.dumps(content).encode()
+        return json.dumps(content, separators=(",", ":")).encode()
 
     @staticmethod
     def from_json(text: bytes, address: str) -> "PackedShard":
@@ -88,13 +89,26 @@ def pack_shard(task: PackingTask, treatment: Treatment) -> PackingOutcome:
     rejected: list[RejectedRow] = []
     statistics = Statistics()
     samples = _samples(task, treatment, rejected, statistics)
+    return write_described(task.folder, task.name, samples, rejected, statistics)
+
+
+def write_described(
+    folder: Folder,
+    name: str,
+    samples: Iterator[tuple[str, dict[str, bytes]]],
+    rejected: list[RejectedRow],
+    statistics: Statistics,
+) -> PackingOutcome:
+    """Write a shard (none where there are no samples), then its description, with the rejected rows and the
+    statistics as they are once the last sample was drawn.
+    """
     first = next(samples, None)
     if first is None:
         none = np.zeros(0, np.uint32)
-        written = WrittenShard(ShardRecord(task.name, 0, 0, ""), none, none)
+        written = WrittenShard(ShardRecord(name, 0, 0, ""), none, none)
     else:
-        written = write_shard(task.folder, task.name, chain([first], samples))
-    task.folder.write(part_name(task.name), PackedShard(written, rejected, statistics).to_json())
+        written = write_shard(folder, name, chain([first], samples))
+    folder.write(part_name(name), PackedShard(written, rejected, statistics).to_json())
     return PackingOutcome(written.record.samples, len(rejected))
 
 
@@ -102,32 +116,40 @@ def _samples(
     task: PackingTask, treatment: Treatment, rejected: list[RejectedRow], statistics: Statistics
 ) -> Iterator[tuple[str, dict[str, bytes]]]:
     """(key, members) of every row that can be a sample; the others go to `rejected`."""
-    for slot, (row, location) in enumerate(task.rows, task.first_slot):
+    images = read_ahead(read_image, (_usable(row) or location for row, location in task.rows))
+    for slot, ((row, _), image) in enumerate(zip(task.rows, images, strict=True), task.first_slot):
         try:
-            members = sample_members(row, location, treatment, statistics)
+            members = sample_members(row, image, treatment, statistics)
         except Rejected as reason:
             rejected.append(RejectedRow(row.number, row.image, str(reason)))
         else:
             yield f"{slot:09d}", members
 
 
-def sample_members(
-    row: Row, location: "Location | Rejected", treatment: Treatment, statistics: Statistics
-) -> dict[str, bytes]:
-    """The members of a row's sample by extension, counted in `statistics`; Rejected where it cannot be "
-    "one."""
+def _usable(row: Row) -> Rejected | None:
+    """Why a row cannot be a sample, whatever its image is; None where nothing speaks against it."""
     if not row.caption.strip():
-        raise Rejected("empty caption")
+        return Rejected("empty caption")
     if not row.image.strip():
-        raise Rejected("empty image name")
-    if isinstance(location, Rejected):
-        raise location
-    data, image = process_image(location.read(), treatment.rules, treatment.transcoding)
-    statistics.add(image, len(data), row.caption)
+        return Rejected("empty image name")
+    return None
+
+
+def sample_members(
+    row: Row, data: "bytes | Rejected", treatment: Treatment, statistics: Statistics
+) -> dict[str, bytes]:
+    """The members of a row's sample by extension, counted in `statistics`; Rejected where it cannot be one.
+
+    data: the image's bytes, or why they cannot be had.
+    """
+    if isinstance(data, Rejected):
+        raise data
+    stored, image = process_image(data, treatment.rules, treatment.transcoding)
+    statistics.add(image, len(stored), row.caption)
     described = {"image": row.image, "row": row.number}
     described |= {f"table.{k}" if k in described else k: value for k, value in row.other.items()}
     return {
-        image.extension: data,
+        image.extension: stored,
         "txt": row.caption.encode(),
         "json": json.dumps(described, ensure_ascii=False).encode(),
     }

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal
 
-import numpy as np
 from PIL import Image, ImageCms
 
 from pipeline.sharding.image_check import CheckedImage, ImageRules, check_image, open_checked
@@ -72,9 +71,7 @@ def _needs_change(image: Image.Image, transcoding: Transcoding) -> bool:
 def _flat_srgb(image: Image.Image) -> Image.Image:
     """The picture as a viewer shows it, on white, in sRGB: mode L where it is grey, else RGB."""
     profile = image.info.get("icc_profile")
-    if image.mode == "F":
-        picture = _float_as_grey(image)
-    elif image.mode == "CMYK" and _to_srgb(profile, "CMYK"):
+    if image.mode == "CMYK" and _to_srgb(profile, "CMYK"):
         picture = image  # its profile knows the inks better than Pillow's own conversion
     else:
         picture = to_rgb(image)
@@ -86,15 +83,6 @@ def _flat_srgb(image: Image.Image) -> Image.Image:
     in_srgb = ImageCms.applyTransform(picture, transform)
     assert in_srgb is not None  # only a conversion in place gives none
     return in_srgb.convert("L") if picture.mode == "L" else in_srgb
-
-
-def _float_as_grey(image: Image.Image) -> Image.Image:
-    """Its lowest value black, its highest white: there is no agreement what white is, and viewers do so."""
-    values = np.asarray(image, np.float64)
-    finite = values[np.isfinite(values)]
-    low, high = (finite.min(), finite.max()) if finite.size else (0.0, 0.0)
-    share = (np.nan_to_num(values, nan=low, posinf=high, neginf=low) - low) / ((high - low) or 1.0)
-    return Image.fromarray((255 * share).round().astype(np.uint8))
 
 
 @lru_cache(maxsize=64)

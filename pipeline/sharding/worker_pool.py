@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, as_completed, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from types import FrameType
 from typing import TypeVar, cast
@@ -44,7 +45,8 @@ def run_in_processes(
         remaining = iter(tasks)
         while not stopping():
             while len(under_way) < 2 * workers and (task := next(remaining, _NO_TASK)) is not _NO_TASK:
-                under_way.add(pool.submit(work, cast(Task, task)))
+                with _signals_held():
+                    under_way.add(pool.submit(work, cast(Task, task)))
             if not under_way:
                 break
             done, under_way = wait(under_way, _SECONDS_BETWEEN_LOOKS, FIRST_COMPLETED)
@@ -94,12 +96,21 @@ def sigterm_waits() -> Iterator[Callable[[], bool]]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _prepare_worker(lifeline: Connection) -> None:
-    """Run first in a worker process: leave signals to the parent (a scheduler sends them to every process of
-    a job), and end when it closes its end.
+@contextmanager
+def _signals_held() -> Iterator[None]:
+    """Inside, processes are started with Ctrl-C and SIGTERM blocked for their whole life: a terminal or a
+    scheduler sends them to every process of a job, and they are the parent's to act on.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    resource_tracker.ensure_running()  # starting it would release the signals
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _prepare_worker(lifeline: Connection) -> None:
+    """Run first in a worker process: end when the parent closes its end."""
 
     def end_with_parent() -> None:
         lifeline.poll(None)

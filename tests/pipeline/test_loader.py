@@ -136,7 +136,7 @@ def test_broken_images_keep_their_places_and_the_same_substitutes_on_any_topolog
 
 def test_too_many_broken_images_stop_the_run(tmp_path):
     dataset = open_dataset(write(tmp_path / "d", frozenset(range(0, SAMPLES, 3))))
-    with pytest.raises(DataError, match=r"could not be decoded, the last: d-000000\.tar: image of sample"):
+    with pytest.raises(DataError, match=r"could not be decoded, the last: .*/d-000000\.tar: image of"):
         collect(load(dataset))
 
 
