@@ -8,12 +8,12 @@ Everyone gets the same files and writes image, caption and a small JSON of every
 one wrote is deleted before the next starts, and the disk is left to settle in between. Two kinds of work:
 
 - every image decoded once; limit: that alone, in a process for each core, nothing written
-- bytes copied unchecked; limit: files read, joined, written and flushed to disk, in a process for each core
+- bytes copied unchecked; limit: files read, written and flushed to disk, in a process for each core
 
 Each peer lives in an environment of its own below the scratch folder (kept for the next run) and is measured
 at its best number of processes, found on a fifth of the samples in a round that does not count. Of its time,
-that of a job of 20 samples just before, its start-up, is taken off. Ours is the time of the whole command: start of the
-interpreter and of its workers, checksums, and flushing every shard to the disk, which no peer does.
+that of a job of 20 samples just before, its start-up, is taken off. Ours is the time of the whole command:
+starts of interpreter and workers, checksums, and flushing every shard to disk, which no peer does.
 `ShardWriter, one loop` is the loop as its documentation shows it, in one process.
 """
 
