@@ -77,7 +77,7 @@ def test_every_value_comes_through_whatever_the_row_groups(folder, rows, rows_in
             {"a": [1.5, None], "b": "2024-01-01"},
         ),
         ([("a", 1)], pyarrow.map_(pyarrow.string(), pyarrow.int64()), [["a", 1]]),
-        (uuid.UUID(int=7), pyarrow.uuid(), "00000000-0000-0000-0000-000000000007"),
+        (uuid.UUID(int=7).bytes, pyarrow.uuid(), "00000000-0000-0000-0000-000000000007"),
         (datetime.timedelta(hours=2), None, "2:00:00"),
     ],
 )
