@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from shards import UsageError
+from shards import Folder, UsageError
 
 
 def flag_name(field: str) -> str:
@@ -35,7 +35,10 @@ def parse_bytes(flag: str, text: str) -> int:
     found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kMGT]?)(i?)B?", text)
     if not found or (found[3] and not found[2]):
         raise UsageError(f"{flag} {text}: write a number of bytes, such as 500MB or 2GiB")
-    return int(float(found[1]) * (1024 if found[3] else 1000) ** " kMGT".index(found[2] or " "))
+    size = int(float(found[1]) * (1024 if found[3] else 1000) ** " kMGT".index(found[2] or " "))
+    if size < 1:
+        raise UsageError(f"{flag} {text}: it must be at least one byte")
+    return size
 
 
 def parse_share(flag: str, text: str) -> float:
@@ -52,3 +55,18 @@ def local_path(flag: str, value: str) -> Path:
     if "://" in value:
         raise UsageError(f"{flag} {value}: only a path on this machine can be given here")
     return Path(value)
+
+
+def output_folder(flag: str, address: str) -> Folder:
+    """The folder for output that a flag gives; UsageError where a file is in its place."""
+    folder = Folder(address)
+    if not folder.remote:
+        check_no_file(flag, Path(folder.address))
+    return folder
+
+
+def check_no_file(flag: str, folder: Path) -> None:
+    """Refuse a folder for output where a file has its name or that of a folder above it."""
+    there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    if not there.is_dir():
+        raise UsageError(f"{flag} {folder}: {there} is a file; give a folder")

@@ -9,6 +9,7 @@ from pipeline.decode import EvalImages, TrainImages
 from pipeline.loader import Loader
 from pipeline.text import TextStage
 from pipeline.topology import Topology
+from pipeline.wording import counted
 from shards import (
     DEFAULT_PREFETCH_BYTES,
     Dataset,
@@ -126,6 +127,7 @@ def make_options(
 def describe(dataset: Dataset) -> str:
     """A data set in one line."""
     return (
-        f"{dataset.folder.address}: {len(dataset):,} samples in {len(dataset.manifest.shards):,} shards, "
+        f"{dataset.folder.address}: {counted(len(dataset), 'sample')} in "
+        f"{counted(len(dataset.manifest.shards), 'shard')}, "
         f"{int(dataset.blocks.length.sum()) / 1e6:,.1f} MB, {len(dataset.blocks):,} blocks"
     )

@@ -19,6 +19,7 @@ from pipeline.cli import main
 from pipeline.indexing.job import REJECTED, IndexedShards, index_shards
 from pipeline.indexing.report import describe_oddities
 from pipeline.sharding.worker_pool import sigterm_interrupts
+from pipeline.wording import counted
 from shards import MemberNames, UsageError
 
 
@@ -74,7 +75,8 @@ def index(config: IndexConfig) -> None:
             print("described shards are kept; the same command goes on with the others", file=sys.stderr)
             raise
     if done is None:
-        print("these shards are described already, and none has changed its size; nothing to do")
+        where = f" in {config.out}" if config.out else ""
+        print(f"these shards are described already{where}, and none has changed its size; nothing to do")
     else:
         _summarise(done, names, time.perf_counter() - begin)
 
@@ -82,7 +84,7 @@ def index(config: IndexConfig) -> None:
 def _summarise(done: IndexedShards, names: MemberNames, seconds: float) -> None:
     manifest, out = done.manifest, done.out
     print(
-        f"{out.address}: {manifest.samples:,} samples in {len(manifest.shards):,} shards, "
+        f"{out.address}: {counted(manifest.samples, 'sample')} in {counted(len(manifest.shards), 'shard')}, "
         f"{manifest.total_bytes / 1e6:,.1f} MB"
     )
     for line in describe_oddities(done.described, names):

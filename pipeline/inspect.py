@@ -8,12 +8,13 @@ python -m pipeline.inspect --data shards/train --sample 000012345 --out figures/
 import time
 from dataclasses import dataclass
 
-from pipeline.checks import check_at_least, local_path
+from pipeline.checks import check_at_least, check_no_file, local_path
 from pipeline.cli import main
 from pipeline.inspecting.extract_sample import extract_sample, show_sample
 from pipeline.inspecting.find_sample import find_sample
 from pipeline.inspecting.summary import summarise
 from pipeline.inspecting.verify import remedy, unlisted_tars, verify_shards
+from pipeline.wording import counted
 from shards import DataError, Dataset, UsageError, open_dataset
 
 
@@ -39,6 +40,7 @@ def inspect(config: InspectConfig) -> None:
     if config.out is not None and config.sample is None:
         raise UsageError("--out is the folder for the files of --sample KEY: give that too")
     out = local_path("--out", config.out or ".")
+    check_no_file("--out", out)
     dataset = open_dataset(config.data)
     if config.sample is not None:
         sample = find_sample(dataset, config.sample)
@@ -59,15 +61,15 @@ def _verify(dataset: Dataset, workers: int | None) -> None:
         print(f"{address}: the manifest does not list it")
     shards, seconds = len(dataset.manifest.shards), time.perf_counter() - begin
     if bad:
-        raise DataError(f"{len(bad):,} of {shards:,} shards are bad: {remedy(dataset)}")
+        raise DataError(f"{len(bad):,} of {counted(shards, 'shard')} bad: {remedy(dataset)}")
     if unlisted:
         raise DataError(
-            f"{len(unlisted):,} tars are not of this data set: move them elsewhere, or they will be taken "
-            "for its shards"
+            f"{counted(len(unlisted), 'tar')} not of this data set: move them elsewhere, or they will be "
+            "taken for its shards"
         )
     print(
-        f"verified: {shards:,} shards, {dataset.manifest.indexed_samples:,} samples; size, sha256, number of "
-        f"samples and every sample's checksum are right ({seconds:.1f} s, "
+        f"verified: {counted(shards, 'shard')}, {counted(dataset.manifest.indexed_samples, 'sample')}; size, "
+        f"sha256, number of samples and every sample's checksum are right ({seconds:.1f} s, "
         f"{dataset.manifest.total_bytes / 1e6 / seconds:,.0f} MB/s)"
     )
 

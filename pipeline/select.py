@@ -23,11 +23,11 @@ from typing import Annotated, Any, Literal
 import PIL
 import tyro
 
-from pipeline.checks import check_at_least, flag_name, local_path
+from pipeline.checks import check_at_least, flag_name, local_path, output_folder
 from pipeline.cli import main
 from pipeline.selection.exclusion import Exclusion, read_exclusion
 from pipeline.selection.filtering import Criteria, Findings, find_kept
-from pipeline.selection.rewriting import Rewriting
+from pipeline.selection.rewriting import DAMAGED, Rewriting
 from pipeline.selection.sources import common_names, open_sources
 from pipeline.selection.view import unused_share, write_view
 from pipeline.selection.where import Where
@@ -36,6 +36,7 @@ from pipeline.sharding.job_folder import REJECTED, JobFolder
 from pipeline.sharding.packing import Treatment
 from pipeline.sharding.transcode import Transcoding
 from pipeline.sharding.worker_pool import sigterm_interrupts
+from pipeline.wording import counted
 from shards import DataError, Dataset, Folder, UsageError, open_dataset
 from shards.references import make_reference
 
@@ -113,7 +114,7 @@ def select(config: SelectConfig) -> None:
         Where(config.where) if config.where is not None else None,
         read_exclusion(local_path("--exclude", config.exclude), config.group_key) if config.exclude else None,
     )
-    out = Folder(config.out)
+    out = output_folder("--out", config.out)
     sources = open_sources(config.addresses, out)
     if not config.rewrite:
         common_names(sources)
@@ -130,7 +131,7 @@ def select(config: SelectConfig) -> None:
         folder.claim(made_by, overwrite=config.overwrite)
         if config.rewrite:
             finished = _rewrite(config, folder, chosen, made_by, workers)
-            _summarise_rewriting(out, finished)
+            _summarise_rewriting(out, finished, config.addresses)
         else:
             write_view(out, chosen, made_by)
             folder.delete_leftovers(0, [], alone=True)
@@ -178,14 +179,16 @@ def _choose(sources: Sequence[Dataset], criteria: Criteria, workers: int) -> lis
 
 
 def _describe_findings(criteria: Criteria, findings: Findings, samples: int, kept: int) -> list[str]:
-    lines = [f"{kept:,} of {samples:,} samples are kept; left out:"]
+    lines = [f"kept: {kept:,} of {counted(samples, 'sample')}; left out:"]
     if criteria.exclusion:
         lines.append(f"  {findings.excluded:>10,} excluded by id")
     if criteria.where:
-        lines.append(f"  {findings.unmet:>10,} of which the expression is not true")
-        lines.append(f"  {findings.unknown:>10,} with a value that is missing or cannot be compared so")
+        lines.append(f"  {findings.unmet:>10,} that do not meet --where")
+        lines.append(
+            f"  {findings.unknown:>10,} with a value for --where that is missing or cannot be compared"
+        )
     if findings.without_json:
-        lines.append(f"{findings.without_json:,} samples have no JSON, and so no columns")
+        lines.append(f"{counted(findings.without_json, 'sample')} without JSON, and so without columns")
     return lines + (_describe_ids(criteria.exclusion, findings.matched_ids) if criteria.exclusion else [])
 
 
@@ -194,7 +197,7 @@ def _describe_ids(exclusion: Exclusion, matched: set[str]) -> list[str]:
     lines = [f"ids in --exclude: {len(exclusion.ids):,}, of which {len(matched):,} matched"]
     if missed:
         shown = ", ".join(missed[:10]) + (", …" if len(missed) > 10 else "")
-        lines.append(f"WARNING: {len(missed):,} ids matched no sample: {shown}")
+        lines.append(f"WARNING: {counted(len(missed), 'id')} matched no sample: {shown}")
     return lines
 
 
@@ -221,8 +224,8 @@ def _rewrite(
 
 def _summarise_view(out: Folder) -> None:
     view = open_dataset(out.address)
-    shards = len(view.manifest.shards)
-    print(f"{out.address}: a view of {len(view):,} samples in {shards:,} shards; nothing was copied")
+    shards = counted(len(view.manifest.shards), "shard")
+    print(f"{out.address}: a view of {counted(len(view), 'sample')} in {shards}; nothing was copied")
     unused = unused_share(view)
     if view.selected is not None:
         print(f"  {unused:.0%} of the bytes that reading it fetches belong to samples left out")
@@ -233,10 +236,10 @@ def _summarise_view(out: Folder) -> None:
         )
 
 
-def _summarise_rewriting(out: Folder, finished: FinishedDataSet) -> None:
+def _summarise_rewriting(out: Folder, finished: FinishedDataSet, addresses: Sequence[str]) -> None:
     manifest = finished.manifest
     print(
-        f"{out.address}: {manifest.samples:,} samples in {len(manifest.shards):,} shards, "
+        f"{out.address}: {counted(manifest.samples, 'sample')} in {counted(len(manifest.shards), 'shard')}, "
         f"{manifest.total_bytes / 1e6:,.1f} MB"
     )
     for line in finished.statistics.summary_lines():
@@ -245,6 +248,8 @@ def _summarise_rewriting(out: Folder, finished: FinishedDataSet) -> None:
     print(f"  rejected samples: {rejected:,}" + (f", see {out.locate(REJECTED)}" if rejected else ""))
     for reason, count in finished.rejected.most_common():
         print(f"  {count:>10,} {reason}")
+    if finished.rejected[DAMAGED]:
+        print(f"  to see what is damaged: python -m pipeline.inspect --data {addresses[0]} --verify")
 
 
 def _say(message: str) -> None:

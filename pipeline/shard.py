@@ -25,7 +25,7 @@ import numpy as np
 import PIL
 import tyro
 
-from pipeline.checks import check_at_least, parse_bytes, parse_share
+from pipeline.checks import check_at_least, output_folder, parse_bytes, parse_share
 from pipeline.cli import main
 from pipeline.sharding.dask_engine import run_on_dask
 from pipeline.sharding.dry_run import describe_plan
@@ -35,13 +35,15 @@ from pipeline.sharding.job import Engine, FinishedDataSet, Job, Stopped
 from pipeline.sharding.job_folder import REJECTED, REPORT, JobFolder
 from pipeline.sharding.packing import Treatment
 from pipeline.sharding.plan import PackingPlan
+from pipeline.sharding.row_progress import RowProgress
 from pipeline.sharding.splits import GroupCounter, Splits, parse_splits
 from pipeline.sharding.spool import SpooledTable, spool_tables
 from pipeline.sharding.tables import TableFormat
 from pipeline.sharding.tasks import find_task
 from pipeline.sharding.transcode import Transcoding
 from pipeline.sharding.worker_pool import run_in_processes, sigterm_interrupts
-from shards import DataError, Folder, UsageError
+from pipeline.wording import counted
+from shards import DataError, UsageError, open_dataset
 
 SIGTERM_EXIT_CODE = 143
 
@@ -110,6 +112,8 @@ class ShardConfig:
     def check(self) -> None:
         """Raise UsageError where values are out of range or contradict one another."""
         check_at_least(self, samples_per_shard=1, workers=1, min_side=1, max_pixels=1)
+        if not self.csv:
+            raise UsageError("--csv: give at least one table")
         separator = self.field_separator
         if separator is not None and (len(separator) != 1 or separator in '"\r\n'):
             raise UsageError(
@@ -146,7 +150,7 @@ def shard(config: ShardConfig) -> None:
     begin = time.perf_counter()
     task = find_task(config.task, os.environ)
     splits = parse_splits(config.split, config.group_key, config.group_pattern) if config.split else None
-    out = Folder(config.out or f"shards/{_stem(config.csv[0])}")
+    out = output_folder("--out", config.out or f"shards/{_stem(config.csv[0])}")
     folder = JobFolder(out, splits.names if splits else ())
     workers = config.workers or len(os.sched_getaffinity(0))
     with sigterm_interrupts(), ExitStack() as opened:
@@ -192,7 +196,10 @@ def _work(config: ShardConfig, job: Job) -> list[FinishedDataSet]:
     manifests = folder.manifests()
     if manifests is not None:
         restored = job.restore(manifests)
-        done = f"{restored:,} shards that were gone were written again" if restored else "nothing to do"
+        for data_set in folder.data_sets:
+            open_dataset(data_set.address)  # its index may be damaged, or gone
+        written = f"written again, since gone: {counted(restored, 'shard')}"
+        done = written if restored else "nothing to do"
         print(f"{folder.root.address}: this data set is complete; {done}")
         return []
     if task.count > 1:
@@ -205,10 +212,10 @@ def _work(config: ShardConfig, job: Job) -> list[FinishedDataSet]:
         return []
     job.pack()
     missing = job.others_missing()
-    if missing:
+    if missing and folder.manifests() is None:
         print(
-            f"{folder.root.address}: this task's shards are there; {missing:,} of other tasks are not yet "
-            "(the task that ends last writes the manifest)"
+            f"{folder.root.address}: this task's shards are there, {counted(missing, 'shard')} of other "
+            "tasks not yet (the task that ends last writes the manifest)"
         )
         return []
     try:
@@ -233,12 +240,13 @@ def _read_tables(config: ShardConfig, splits: Splits | None) -> SpooledTable:
     if not rows.all():
         empty = splits.names[int(np.argmin(rows))]
         raise UsageError(
-            f"--split: no group of the {len(table):,} rows falls into {empty}: give it more, or leave it out"
+            f"--split: of {counted(len(table), 'row')}, no group falls into {empty}: give it "
+            "more, or leave it out"
         )
     if groups.ungrouped:
         _say(
-            f"{groups.ungrouped:,} of {len(table):,} rows have no group: each of their images is one of its "
-            "own"
+            f"{groups.ungrouped:,} of {counted(len(table), 'row')} without a group "
+            f"({splits.where_groups_are}): --split takes each of their images for a group of its own"
         )
     return table
 
@@ -250,10 +258,12 @@ def _plan(
     if config.max_shard_size is not None:
         limit = parse_bytes("--max-shard-size", config.max_shard_size)
         sizes = np.zeros(len(table), np.uint32)
-        for start in range(0, len(table), 10_000):
-            rows = table.rows(np.arange(start, min(start + 10_000, len(table))))
-            found = images.sizes([row.image for row in rows])
-            sizes[start : start + len(rows)] = np.minimum(found, np.iinfo(np.uint32).max)
+        with RowProgress(len(table), 0, "images' sizes") as progress:
+            for start in range(0, len(table), 10_000):
+                rows = table.rows(np.arange(start, min(start + 10_000, len(table))))
+                found = images.sizes([row.image for row in rows])
+                sizes[start : start + len(rows)] = np.minimum(found, np.iinfo(np.uint32).max)
+                progress.advance(len(rows))
     split_count = len(splits.names) if splits else 1
     return PackingPlan(table.splits, split_count, config.seed, config.samples_per_shard, sizes, limit)
 
@@ -299,7 +309,8 @@ def _summarise(folder: JobFolder, finished: Sequence[FinishedDataSet], seconds: 
     for data_set, result in zip(folder.data_sets, finished, strict=True):
         manifest = result.manifest
         print(
-            f"{data_set.address}: {manifest.samples:,} samples in {len(manifest.shards):,} shards, "
+            f"{data_set.address}: {counted(manifest.samples, 'sample')} in "
+            f"{counted(len(manifest.shards), 'shard')}, "
             f"{manifest.total_bytes / 1e6:,.1f} MB"
         )
         for line in result.statistics.summary_lines():
@@ -310,8 +321,8 @@ def _summarise(folder: JobFolder, finished: Sequence[FinishedDataSet], seconds: 
         )
         for reason, count in result.rejected.most_common():
             print(f"  {count:>10,} {reason}")
-    samples = sum(result.manifest.samples for result in finished)
-    print(f"{seconds:.1f} s, {samples / seconds:,.0f} samples/s; look at {folder.root.locate(REPORT)}")
+    rows = sum(result.manifest.samples + result.rejected.total() for result in finished)
+    print(f"{seconds:.1f} s, {rows / seconds:,.0f} rows/s; look at {folder.root.locate(REPORT)}")
     print(f"next: python -m pipeline.stream --data {folder.data_sets[0].address} --batch-size 64")
 
 

@@ -229,7 +229,11 @@ def _caption_text(key: str, member: memoryview, caption_key: str | None) -> str:
     return text
 
 
-_REMEDY = "run the command that wrote the shards again, or fetch this shard again from where it came"
+_REMEDY = (
+    "fetch this shard again from where it came, or run the command that wrote the shards again (it writes "
+    "what is gone: delete what is damaged)"
+)
+_TABLE_REMEDY = "fetch it again from where it came, or write the data set again with --overwrite"
 
 
 def open_dataset(address: str) -> Dataset:
@@ -261,7 +265,7 @@ def _read_table(folder: Folder, name: str, size: int, expected_sha256: str | Non
     try:
         content = folder.read(name)
     except FileNotFoundError as error:
-        raise DataError(f"{error}; {_REMEDY}") from None
+        raise DataError(f"{error}; {_TABLE_REMEDY}") from None
     if len(content) != size or expected_sha256 not in (None, sha256(content)):
-        raise DataError(f"{folder.locate(name)}: damaged, or not of this manifest; {_REMEDY}")
+        raise DataError(f"{folder.locate(name)}: damaged, or not of this manifest; {_TABLE_REMEDY}")
     return content

@@ -138,7 +138,8 @@ class Manifest:
                 )
         except (ValueError, KeyError, TypeError) as error:
             raise DataError(
-                f"{address}: not a manifest, or a damaged one ({type(error).__name__}: {error})"
+                f"{address}: not a manifest, or a damaged one ({type(error).__name__}: {error}); fetch it "
+                "again from where it came, or write the data set again with --overwrite"
             ) from error
         return manifest
 

@@ -1,7 +1,7 @@
 """WebDataset tars: the members of one sample out, and the samples of a run of bytes in.
 
-Writing goes through the standard library's `tarfile` headers with every field that could vary fixed, so equal
-samples give equal bytes. Reading parses headers in memory: no file object, no seeking, no copy of the data.
+Headers are those of the standard library's `tarfile` with every field that could vary fixed, so equal samples
+give equal bytes. Reading parses headers in memory: no file object, no seeking, no copy of the data.
 """
 
 import tarfile
@@ -12,6 +12,12 @@ from shards.errors import DataError
 RECORD = 512
 END_OF_ARCHIVE = bytes(2 * RECORD)
 _REGULAR = b"0\x007"
+# A written header: the name in 100 bytes, this, the size in octal, this, the checksum, this.
+_MODE_AND_OWNER = b"0000644\0" + 2 * b"0000000\0"
+_TIME = b"00000000000\0"
+_KIND_AND_MAGIC = b" 0".ljust(102, b"\0") + b"ustar\x0000".ljust(255, b"\0")
+_FIXED_SUM = sum(_MODE_AND_OWNER + _TIME + _KIND_AND_MAGIC) + 7 * ord(" ")
+_LONGEST_NAME, _LARGEST_SIZE = 100, 8**11 - 1
 
 
 def pack_sample(key: str, members: "dict[str, bytes]") -> bytes:
@@ -20,11 +26,21 @@ def pack_sample(key: str, members: "dict[str, bytes]") -> bytes:
     """
     parts = []
     for extension, data in members.items():
-        header = tarfile.TarInfo(f"{key}.{extension}")
-        header.size = len(data)
-        header.mode = 0o644
-        parts += [header.tobuf(tarfile.USTAR_FORMAT), data, bytes(-len(data) % RECORD)]
+        parts += [write_header(f"{key}.{extension}", len(data)), data, bytes(-len(data) % RECORD)]
     return b"".join(parts)
+
+
+def write_header(name: str, size: int) -> bytes:
+    """What `tarfile` writes for such a member, at a tenth of its time."""
+    encoded = name.encode("utf-8", "surrogateescape")
+    if len(encoded) > _LONGEST_NAME or size > _LARGEST_SIZE:
+        member = tarfile.TarInfo(name)
+        member.size, member.mode = size, 0o644
+        return member.tobuf(tarfile.USTAR_FORMAT, "utf-8")
+    digits = b"%011o\0" % size
+    checksum = b"%06o\0" % (_FIXED_SUM + sum(encoded) + sum(digits))
+    name_field = encoded.ljust(_LONGEST_NAME, b"\0")
+    return b"".join((name_field, _MODE_AND_OWNER, digits, _TIME, checksum, _KIND_AND_MAGIC))
 
 
 def split_name(name: str) -> tuple[str, str]:

@@ -54,11 +54,22 @@ def checksum(sample: "bytes | memoryview") -> int:
     return xxhash.xxh3_64_intdigest(sample) & 0xFFFFFFFF
 
 
-def write_shard(folder: Folder, name: str, samples: Iterable[tuple[str, dict[str, bytes]]]) -> WrittenShard:
+class Unexpected(Exception):
+    """A shard did not turn out as it was to, and was not written."""
+
+
+def write_shard(
+    folder: Folder,
+    name: str,
+    samples: Iterable[tuple[str, dict[str, bytes]]],
+    *,
+    expected: ShardRecord | None = None,
+) -> WrittenShard:
     """Write one shard; it appears under its name only when it is whole.
 
     samples: (key, members by extension) in the order they are to have. Equal samples give byte-identical
-    shards.
+    shards. expected: what the shard is to turn out as; Unexpected is raised, and nothing appears, where it
+    does not.
     """
     lengths, checksums, digest = [], [], hashlib.sha256()
     with folder.create(name) as file:
@@ -74,11 +85,10 @@ def write_shard(folder: Folder, name: str, samples: Iterable[tuple[str, dict[str
             checksums.append(checksum(sample))
         file.write(END_OF_ARCHIVE)
         digest.update(END_OF_ARCHIVE)
-    return WrittenShard(
-        ShardRecord(name, len(lengths), sum(lengths) + len(END_OF_ARCHIVE), digest.hexdigest()),
-        np.array(lengths, np.uint32),
-        np.array(checksums, np.uint32),
-    )
+        record = ShardRecord(name, len(lengths), sum(lengths) + len(END_OF_ARCHIVE), digest.hexdigest())
+        if expected is not None and record != expected:
+            raise Unexpected(name)
+    return WrittenShard(record, np.array(lengths, np.uint32), np.array(checksums, np.uint32))
 
 
 def write_manifest(

@@ -11,12 +11,14 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.checks import output_folder
 from pipeline.indexing.byte_progress import ByteProgress
 from pipeline.indexing.describe_shard import DescribedShard, describe_shard
 from pipeline.indexing.parts import delete_parts, read_parts, write_part
 from pipeline.indexing.report import printable, unmapped_advice, unusable_csv
 from pipeline.indexing.shard_files import ShardFile, find_shards
 from pipeline.sharding.worker_pool import run_in_processes
+from pipeline.wording import counted
 from shards import DataError, Folder, Manifest, MemberNames, UsageError, write_manifest
 from shards.manifest import CHECKSUMS, INDEX, MANIFEST, SELECTED
 from shards.references import make_reference
@@ -70,7 +72,7 @@ def index_shards(
 
 def _output_folder(files: Sequence[ShardFile], out: str | None) -> Folder:
     if out is not None:
-        return Folder(out)
+        return output_folder("--out", out)
     folders = sorted({file.folder.address for file in files})
     if len(folders) > 1:
         raise UsageError(
@@ -157,9 +159,9 @@ def _describe_all(
         for message in sorted(failed):
             print(message, file=sys.stderr)
         raise DataError(
-            f"{len(failed):,} of {len(files):,} shards could not be described, such as {min(failed)}; what "
-            "was found in the others is kept: run the same command again when that is mended, or name "
-            "--shards without them"
+            f"{len(failed):,} of {counted(len(files), 'shard')} could not be described, such as "
+            f"{min(failed)}; what was found in the others is kept: run the same command again when that is "
+            "mended, or name --shards without them"
         )
     return found
 
@@ -186,14 +188,14 @@ def _check_usable(out: Folder, described: Sequence[DescribedShard], names: Membe
         return
     delete_parts(out)
     if not samples:
-        raise DataError(f"no sample in {len(described):,} shards: they are empty tars")
+        raise DataError(f"no sample in {counted(len(described), 'shard')}: nothing but empty tars")
     reasons = Counter(bad.reason for bad in unusable)
-    counted = ", ".join(f"{count:,} times: {reason}" for reason, count in reasons.most_common())
+    told = ", ".join(f"{count:,} times: {reason}" for reason, count in reasons.most_common())
     example = f"{printable(unusable[0].key)} in {described[0].written.record.name}"
     raise DataError(
         "; ".join(
             [
-                f"none of {samples:,} samples can be used ({counted}; the first is {example})",
+                f"none of {samples:,} samples can be used ({told}; the first is {example})",
                 *unmapped_advice(described, names),
             ]
         )

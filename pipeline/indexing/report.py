@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from pipeline.indexing.describe_shard import NO_CAPTION, NO_IMAGE, DescribedShard
+from pipeline.wording import counted
 from shards import MemberNames
 
 REPEATED_ACROSS = "samples with the key of a sample in another shard"
@@ -50,7 +51,7 @@ def unmapped_advice(described: Sequence[DescribedShard], names: MemberNames) -> 
 
 def _mapping_line(extension: str, count: int, what: str, flag: str) -> str:
     shown = printable(extension)
-    return f"no mapping for .{shown} ({count:,} samples without {what}): give {flag} if it is {what}"
+    return f"no mapping for .{shown} ({counted(count, 'sample')} without {what}): give {flag} if it is {what}"
 
 
 def describe_oddities(described: Sequence[DescribedShard], names: MemberNames) -> list[str]:
@@ -71,7 +72,7 @@ def describe_oddities(described: Sequence[DescribedShard], names: MemberNames) -
     if across:
         oddities[REPEATED_ACROSS] = across
         examples[REPEATED_ACROSS] = example
-    lines = [f"left out: {reasons.total():,} samples"] if reasons else ["left out: no sample"]
+    lines = [f"left out: {counted(reasons.total(), 'sample')}"] if reasons else ["left out: no sample"]
     lines += [_line(reason, count, examples) for reason, count in reasons.most_common()]
     lines += [f"  {advice}" for advice in unmapped_advice(described, names)]
     if oddities:

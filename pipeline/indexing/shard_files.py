@@ -13,6 +13,7 @@ from typing import Any
 import fsspec
 from braceexpand import braceexpand
 
+from pipeline.wording import counted
 from shards import DataError, Folder, UsageError
 from shards.retry import retry
 from shards.storage import is_remote
@@ -61,8 +62,8 @@ def find_shards(patterns: Sequence[str]) -> list[ShardFile]:
     missing = [address for address, file in zip(addresses, found, strict=True) if file is None]
     if missing:
         raise UsageError(
-            f"{len(missing):,} of {len(addresses):,} shards are not there, such as {missing[0]}: correct "
-            "--shards, or fetch them"
+            f"{len(missing):,} of {counted(len(addresses), 'shard')} not there, such as {missing[0]}: "
+            "correct --shards, or fetch them"
         )
     return [file for file in found if file]
 

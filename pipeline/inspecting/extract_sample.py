@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 
 from pipeline.indexing.report import printable
-from shards import Sample, UsageError
+from shards import DataError, Sample, UsageError
 from shards.storage import write_atomically
 
 _LONGEST_NAME = 200  # bytes; file systems take 255
@@ -18,7 +18,12 @@ def extract_sample(sample: Sample, out: Path) -> list[Path]:
         if path.exists() and not (path.is_file() and path.read_bytes() == content):
             raise UsageError(f"{path} is there already and is something else: choose another --out")
     for path, content in zip(paths, sample.members.values(), strict=True):
-        write_atomically(path, content)
+        try:
+            write_atomically(path, content)
+        except OSError as error:
+            raise DataError(
+                f"{path}: writing failed: {error.strerror}; make room or give another --out"
+            ) from error
     return paths
 
 

@@ -12,6 +12,8 @@ from pipeline.sharding.worker_pool import run_in_processes
 from shards import Dataset
 from shards.references import resolve_reference
 
+_PACKING_TOOL = "pipeline.shard"
+
 
 def verify_shards(dataset: Dataset, workers: int | None) -> list[Verified]:
     """The shards of which something is wrong, in manifest order."""
@@ -45,6 +47,8 @@ def remedy(dataset: Dataset) -> str:
     tool = dataset.manifest.made_by.get("tool")
     if tool == INDEX_TOOL:
         return f"{copy}, or, if they were changed on purpose, run 'python -m {tool}' with --overwrite"
+    if tool == _PACKING_TOOL and dataset.manifest.selection is None:
+        return f"{copy}, or delete them and run 'python -m {tool}' again as before: it writes what is gone"
     return f"{copy}, or write the data set again with --overwrite"
 
 

@@ -6,7 +6,6 @@ one already; and a member that would now be taken for the image or caption is ca
 """
 
 import json
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -15,7 +14,8 @@ from typing import Any
 import numpy as np
 
 from pipeline.selection.filtering import parse_columns
-from pipeline.sharding.job import FinishedDataSet, Stopped, rejected_csv
+from pipeline.sharding.account import RejectedRows, gather
+from pipeline.sharding.job import FinishedDataSet, Stopped
 from pipeline.sharding.job_folder import REJECTED, JobFolder
 from pipeline.sharding.packing import Treatment, write_described
 from pipeline.sharding.plan import PackingPlan, PlannedShard
@@ -35,6 +35,8 @@ from shards import (
     SamplePlace,
     write_manifest,
 )
+
+DAMAGED = "damaged sample"  # the reason of one that is not what its data set says
 
 _NEW_NAMES = MemberNames()
 _TAKEN_EXTENSIONS = {*_NEW_NAMES.image_extensions, _NEW_NAMES.caption_extension}
@@ -86,18 +88,18 @@ class Rewriting:
     def finish(self, made_by: dict[str, Any]) -> FinishedDataSet:
         """Write rejected.csv and the manifest; DataError where every sample was rejected."""
         out = self._folder.root
-        parts = self._folder.parts(0, map(self._name, self._plan.shards))
-        reasons = Counter(row.reason for part in parts for row in part.rejected)
-        out.write(REJECTED, rejected_csv(parts))
-        if not any(part.written.record.samples for part in parts):
-            reason, count = reasons.most_common(1)[0]
+        with RejectedRows() as rows:
+            account = gather(self._folder.parts(0, map(self._name, self._plan.shards)), rows)
+            rows.write(out, REJECTED)
+        if not account.samples:
+            reason, count = account.rejected.most_common(1)[0]
             raise DataError(
-                f"all {reasons.total():,} samples were rejected, {count:,} of them because: {reason}; every "
-                f"sample and its reason is in {out.locate(REJECTED)}"
+                f"all {account.rejected.total():,} samples were rejected, {count:,} of them because: "
+                f"{reason}; every sample and its reason is in {out.locate(REJECTED)}"
             )
-        manifest = write_manifest(out, (part.written for part in parts), made_by)
-        self._folder.delete_parts()
-        return FinishedDataSet(manifest, sum((part.statistics for part in parts), Statistics()), reasons)
+        manifest = write_manifest(out, account.shards, made_by)
+        self._folder.clean_up()
+        return FinishedDataSet(manifest, account.statistics, account.rejected)
 
     def _name(self, shard: PlannedShard) -> str:
         return self._folder.shard_name(0, shard.number)
@@ -133,7 +135,7 @@ def _new_samples(
     ):
         try:
             if sample is None:
-                raise Rejected("damaged sample")
+                raise Rejected(DAMAGED)
             members = _new_members(sample, place.names, treatment, statistics)
         except Rejected as reason:
             name = sample.key if sample else f"{place.shard} at byte {place.offset}"

@@ -8,6 +8,7 @@ from pipeline.sharding.archive_file import ArchiveFile, identity
 from pipeline.sharding.image_names import NotHere
 from pipeline.sharding.member_index import MemberIndex
 from pipeline.sharding.range_readers import RangeReader
+from pipeline.sharding.row_progress import followed
 from pipeline.sharding.rows import Rejected
 from shards import UsageError
 
@@ -46,7 +47,7 @@ class ArchiveImages(ABC):
     def _build_index(self, members: Iterable[tuple[bytes, int]], path_at: Callable[[int], bytes]) -> None:
         """Make the index of members by their paths and places; UsageError where there are none."""
         try:
-            self._index = MemberIndex(members, path_at)
+            self._index = MemberIndex(followed(members, f"files listed in {self.address}"), path_at)
             if not len(self._index):
                 raise UsageError(f"{self.address}: the archive holds no files")
         except BaseException:

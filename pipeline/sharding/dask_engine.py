@@ -13,7 +13,7 @@ import re
 import socket
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import CancelledError
 from contextlib import contextmanager
 from itertools import islice
@@ -40,7 +40,7 @@ def run_on_dask(
     *,
     stopping: Callable[[], bool] = lambda: False,
     patience: float = 300.0,
-) -> Iterator[Result]:
+) -> Generator[Result, None, None]:
     """The results of `work` on every task, as they come; tasks are drawn as workers become free.
 
     `work` must be picklable and all or nothing: a task whose worker died is done again on another. Workers

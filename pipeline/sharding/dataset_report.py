@@ -9,6 +9,7 @@ from PIL import Image
 from pipeline.figure_html import caption_html, thumbnail_html
 from pipeline.sharding.histogram import histogram_svg
 from pipeline.sharding.statistics import COLUMNS, Statistics
+from pipeline.wording import plural
 
 _UNITS = {
     "shorter_side": "shorter side, pixels",
@@ -47,11 +48,12 @@ def dataset_report(title: str, sections: Sequence[Section]) -> str:
 
 def _section(section: Section) -> str:
     statistics = section.statistics
+    rejected = sum(section.rejected.values())
     facts = {
-        "samples": f"{statistics.samples:,}",
-        "shards": f"{section.shards:,}",
+        plural("sample", statistics.samples): f"{statistics.samples:,}",
+        plural("shard", section.shards): f"{section.shards:,}",
         "size": _size(section.total_bytes),
-        "rejected rows": f"{sum(section.rejected.values()):,}",
+        plural("rejected row", rejected): f"{rejected:,}",
     }
     numbers = "".join(
         f"<div><strong>{value}</strong><span>{name}</span></div>" for name, value in facts.items()

@@ -13,6 +13,7 @@ from pipeline.sharding.job import Job
 from pipeline.sharding.packing import sample_members
 from pipeline.sharding.rows import Rejected
 from pipeline.sharding.statistics import Statistics
+from pipeline.wording import counted
 from shards.tar import pack_sample
 
 ROWS_TRIED = 200
@@ -36,22 +37,26 @@ def describe_plan(job: Job, workers: int) -> str:
         shards = [shard for shard in job.plan.shards if shard.split == split]
         rows = sum(len(shard.slots) for shard in shards)
         first, last = (job.folder.shard_name(split, shards[n].number) for n in (0, -1))
+        names = first if len(shards) == 1 else f"{first} to {last}"
         lines.append(
-            f"  {folder.address}: {rows:,} rows, {len(shards):,} shards ({first} to {last}), "
+            f"  {folder.address}: {counted(rows, 'row')}, {counted(len(shards), 'shard')} ({names}), "
             f"about {rows * bytes_per_row / 1e6:,.1f} MB"
         )
     own = sum(len(shard.slots) for n, shard in enumerate(job.plan.shards) if job.task.owns(n))
     each = f" for each of {job.task.count} tasks" if job.task.count > 1 else ""
-    lines.append(f"of {len(tried):,} rows that were tried, {rejected:,} would be rejected")
-    lines.append(f"time: about {tqdm.format_interval(own * seconds / workers)} with {workers} workers{each}")
-    lines.append(f"disk: about {len(job.table) * bytes_per_row / 1e6:,.1f} MB{_free(job)}")
+    lines.append(f"of {counted(len(tried), 'row')} tried, {rejected:,} would be rejected")
+    time_needed = tqdm.format_interval(max(1, own * seconds / workers))
+    lines.append(f"time: about {time_needed} (minutes:seconds) with {counted(workers, 'worker')}{each}")
+    needed = len(job.table) * bytes_per_row
+    lines.append(f"disk: about {needed / 1e6:,.1f} MB{_free(job, needed)}")
     return "\n".join(lines)
 
 
-def _free(job: Job) -> str:
+def _free(job: Job, needed: float) -> str:
     if job.folder.root.remote:
         return ""
     there = Path(job.folder.root.address).absolute()
     while not there.exists():
         there = there.parent
-    return f"; {shutil.disk_usage(there).free / 1e6:,.1f} MB are free there"
+    free = shutil.disk_usage(there).free
+    return f"; {free / 1e6:,.1f} MB are free there" + (": TOO LITTLE" if free < needed else "")

@@ -54,31 +54,36 @@ def write_duplicates(folder: Folder, chunks: int) -> None:
 
 
 def read_duplicates(folder: Folder) -> np.ndarray:
-    """The rows to leave out: uint64 [duplicates]."""
-    return np.frombuffer(folder.read(DUPLICATES), "<u8")[1:]
+    """The rows to leave out: int64 [duplicates], ascending."""
+    return np.frombuffer(folder.read(DUPLICATES), "<u8")[1:].astype(np.int64)
+
+
+def is_among(rows: np.ndarray, duplicates: np.ndarray) -> np.ndarray:
+    """Whether each of some rows is one of the duplicates (ascending): bool [rows]."""
+    return np.searchsorted(duplicates, rows, "left") < np.searchsorted(duplicates, rows, "right")
 
 
 def _find_duplicates(folder: Folder, chunks: int) -> np.ndarray:
-    """Rows whose image was there before. Halves of the hashes are compared first, which keeps memory at 16
-    bytes a row; whole hashes only where those are equal.
+    """Rows whose image was there before: int64 [duplicates], ascending. Halves of the hashes are compared
+    first, which keeps memory at 16 bytes a row beside the rows whose halves repeat.
     """
-    halves = np.concatenate([_hashes(folder, chunk)[:, 0] for chunk in range(chunks)])
-    order = np.argsort(halves, kind="stable")
-    repeats = np.flatnonzero(halves[order[1:]] == halves[order[:-1]]) + 1
-    candidates = np.unique(np.concatenate([order[repeats], order[repeats - 1]]))
-    candidates = candidates[halves[candidates] != 0]
-    seen: set[tuple[int, int]] = set()
-    duplicates = []
-    chunk, hashes = -1, np.zeros((0, 2), "<u8")
-    for row in candidates.tolist():  # ascending: of equal images the first row's is kept
-        if row // CHUNK_ROWS != chunk:
-            chunk = row // CHUNK_ROWS
-            hashes = _hashes(folder, chunk)
-        low, high = hashes[row % CHUNK_ROWS].tolist()
-        if (low, high) in seen:
-            duplicates.append(row)
-        seen.add((low, high))
-    return np.array(duplicates, np.int64)
+    halves = np.concatenate([_hashes(folder, chunk)[:, 0].copy() for chunk in range(chunks)])
+    ordered = np.sort(halves)
+    repeated = np.unique(ordered[1:][ordered[1:] == ordered[:-1]])
+    del ordered
+    rows, whole = [], []
+    for chunk in range(chunks):
+        start = chunk * CHUNK_ROWS
+        suspects = np.flatnonzero(is_among(halves[start : start + CHUNK_ROWS], repeated[repeated != 0]))
+        if len(suspects):
+            rows.append(suspects + start)
+            whole.append(_hashes(folder, chunk)[suspects])
+    if not rows:
+        return np.zeros(0, np.int64)
+    suspects, hashes = np.concatenate(rows), np.concatenate(whole)
+    order = np.lexsort((suspects, hashes[:, 1], hashes[:, 0]))  # of equal images, the first row comes first
+    equal = (hashes[order[1:]] == hashes[order[:-1]]).all(axis=1)
+    return np.sort(suspects[order[1:][equal]])
 
 
 def _hashes(folder: Folder, chunk: int) -> np.ndarray:

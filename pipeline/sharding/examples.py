@@ -7,22 +7,21 @@ from itertools import accumulate
 import numpy as np
 
 from pipeline.sharding.dataset_report import Example
-from pipeline.sharding.packing import PackedShard
-from shards import Folder, MemberNames
+from shards import Folder, MemberNames, WrittenShard
 from shards.dataset import parse_sample
 
 EXAMPLES = 48
 
 
-def read_examples(folder: Folder, parts: Sequence[PackedShard], count: int = EXAMPLES) -> list[Example]:
+def read_examples(folder: Folder, shards: Sequence[WrittenShard], count: int = EXAMPLES) -> list[Example]:
     """`count` samples from all over the shards (they are shuffled), or all where there are fewer."""
-    stops = list(accumulate(part.written.record.samples for part in parts))
+    stops = list(accumulate(shard.record.samples for shard in shards))
     numbers = np.unique(np.linspace(0, stops[-1] - 1, min(count, stops[-1])).astype(np.int64))
 
     def read(number: int) -> Example:
-        shard = int(np.searchsorted(stops, number, side="right"))
-        written = parts[shard].written
-        index = number - (stops[shard] - written.record.samples)
+        place = int(np.searchsorted(stops, number, side="right"))
+        written = shards[place]
+        index = number - (stops[place] - written.record.samples)
         start = int(written.lengths[:index].sum(dtype=np.int64))
         data = folder.read_range(written.record.name, start, int(written.lengths[index]))
         sample = parse_sample(memoryview(data), MemberNames())

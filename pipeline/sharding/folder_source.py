@@ -20,6 +20,7 @@ from pipeline.sharding.image_names import (
 )
 from pipeline.sharding.member_index import MemberIndex
 from pipeline.sharding.range_readers import SpoolFile
+from pipeline.sharding.row_progress import followed
 from pipeline.sharding.rows import Rejected
 
 _STAT_THREADS, _STATS_AT_A_TIME = 8, 1000  # a network's file system answers many at once
@@ -130,7 +131,7 @@ class TreeImages(FolderImages):
     def _spool_paths(self) -> Iterator[tuple[bytes, int]]:
         """Write every path to the temporary file; path and place in that file of each."""
         place = 0
-        for path in _files(self._root):
+        for path in followed(_files(self._root), f"files listed in {self.address}"):
             self._spool.write(path + b"\0")
             yield path, place
             place += len(path) + 1

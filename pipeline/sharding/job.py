@@ -2,29 +2,32 @@
 task sees it first writes the manifests.
 """
 
-import csv
-import io
+import hashlib
+import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, Protocol
 
 import numpy as np
 
+from pipeline.sharding.account import Account, RejectedRows, gather
 from pipeline.sharding.dataset_report import Section, dataset_report
 from pipeline.sharding.duplicates import (
     CHUNK_ROWS,
     HashingTask,
     hash_images,
     hashes_name,
+    is_among,
     read_duplicates,
     write_duplicates,
 )
 from pipeline.sharding.examples import read_examples
 from pipeline.sharding.image_sources import ImageSource, Location
 from pipeline.sharding.job_folder import DUPLICATES, REJECTED, REPORT, JobFolder
-from pipeline.sharding.packing import PackedShard, PackingTask, Treatment, pack_shard
+from pipeline.sharding.packing import PackedShard, PackingTask, Treatment, pack_shard, restore_shard, usable
 from pipeline.sharding.plan import PackingPlan, PlannedShard
 from pipeline.sharding.row_progress import RowProgress
 from pipeline.sharding.rows import Rejected, Row
@@ -40,8 +43,8 @@ class Engine(Protocol):
 
     def __call__(
         self, work: Callable[[Any], Any], tasks: Iterable[Any], *, stopping: Callable[[], bool]
-    ) -> Iterator[Any]:
-        """The results of `work` on every task, as they come."""
+    ) -> Generator[Any, None, None]:
+        """The results of `work` on every task, as they come; closing it ends the work."""
 
 
 class Stopped(Exception):
@@ -86,98 +89,107 @@ class Job:
         there = set(root.names())
         missing = [n for n in range(chunks) if self.task.owns(n) and hashes_name(n) not in there]
         tasks = (HashingTask(root, hashes_name(n), self._chunk_images(n)) for n in missing)
-        with RowProgress(CHUNK_ROWS * len(missing), 0, "rows hashed") as progress:
-            for rows in self._run(hash_images, tasks):
+        with (
+            RowProgress(CHUNK_ROWS * len(missing), 0, "rows hashed") as progress,
+            closing(self._run(hash_images, tasks)) as hashed,
+        ):
+            for rows in hashed:
                 progress.advance(rows)
-        if not {hashes_name(n) for n in range(chunks)} <= set(root.names()) | {DUPLICATES}:
-            return DUPLICATES in root.names()
+        there = set(root.names())
+        if not {hashes_name(n) for n in range(chunks)} <= there:
+            return DUPLICATES in there  # another task was here in the meantime
         write_duplicates(root, chunks)
         return True
 
     def pack(self) -> None:
-        """Pack this task's shards that are not there yet. Raises Stopped, and DataError past "
-        "`max_rejected`."""
-        finished = [self.folder.finished(split) for split in range(len(self.folder.data_sets))]
+        """Pack this task's shards that are not there yet.
+
+        Raises Stopped, and DataError past `max_rejected`.
+        """
+        finished = self._finished()
         own = [shard for number, shard in enumerate(self.plan.shards) if self.task.owns(number)]
         missing = [shard for shard in own if self._name(shard) not in finished[shard.split]]
+        if missing and self.folder.manifests() is not None:
+            return  # another task has ended the job since, and took the descriptions away
         for split in range(len(self.folder.data_sets)):
             names = [self._name(shard) for shard in missing if shard.split == split]
             self.folder.delete_leftovers(split, names, alone=self.task.count == 1)
         done = sum(len(shard.slots) for shard in own) - sum(len(shard.slots) for shard in missing)
-        rows: Counter[str] = Counter()
+        rejected = 0
         work = partial(pack_shard, treatment=self.treatment)
-        with RowProgress(sum(len(shard.slots) for shard in own), done) as progress:
-            for outcome in self._run(
-                work, self._tasks(missing), until=lambda: self._too_many(rows["rejected"])
-            ):
+        with (
+            RowProgress(sum(len(shard.slots) for shard in own), done) as progress,
+            closing(
+                self._run(work, self._tasks(missing), until=lambda: self._too_many(rejected))
+            ) as outcomes,
+        ):
+            for outcome in outcomes:
                 progress.advance(outcome.samples + outcome.rejected)
-                rows["rejected"] += outcome.rejected
-        if self._too_many(rows["rejected"]):
-            finished = [self.folder.finished(split) for split in range(len(self.folder.data_sets))]
-            parts = (self.folder.parts(split, sorted(names)) for split, names in enumerate(finished))
-            self.folder.root.write(REJECTED, rejected_csv(part for split in parts for part in split))
-            self._refuse(rows["rejected"])
+                rejected += outcome.rejected
+        if self._too_many(rejected):
+            with RejectedRows() as rows:
+                for split, names_there in enumerate(self._finished()):
+                    gather(self.folder.parts(split, sorted(names_there)), rows)
+                rows.write(self.folder.root, REJECTED)
+            self._refuse(rejected)
 
     def others_missing(self) -> int:
         """How many shards of all tasks are not there yet."""
-        finished = [self.folder.finished(split) for split in range(len(self.folder.data_sets))]
-        return sum(self._name(shard) not in finished[shard.split] for shard in self.plan.shards)
+        finished = self._finished()
+        missing = sum(self._name(shard) not in finished[shard.split] for shard in self.plan.shards)
+        return 0 if missing and self.folder.manifests() is not None else missing
 
     def finish(self) -> list[FinishedDataSet]:
         """Write rejected.csv and the manifests of all data sets. Raises DataError where too many rows were
-        rejected, or all of a data set.
+        rejected, or all of a data set; FileNotFoundError where another task has done it.
         """
-        parts = [
-            self.folder.parts(
-                split, [self._name(shard) for shard in self.plan.shards if shard.split == split]
-            )
-            for split in range(len(self.folder.data_sets))
-        ]
-        self.folder.root.write(REJECTED, rejected_csv(part for split in parts for part in split))
-        rejected = sum(len(part.rejected) for split in parts for part in split)
-        for folder, split in zip(self.folder.data_sets, parts, strict=True):
-            if not any(part.written.record.samples for part in split):
-                reasons = Counter(row.reason for part in split for row in part.rejected)
-                reason, count = reasons.most_common(1)[0]
+        self.folder.check_free(self.identity)  # another job may have come to the folder
+        with RejectedRows() as rows:
+            accounts = [gather(self._parts(split), rows) for split in range(len(self.folder.data_sets))]
+            rows.write(self.folder.root, REJECTED)
+        for folder, account in zip(self.folder.data_sets, accounts, strict=True):
+            if not account.samples:
+                reason, count = account.rejected.most_common(1)[0]
                 raise DataError(
-                    f"all {reasons.total():,} rows for {folder.address} were rejected, {count:,} of them "
-                    f"because: {reason}; images were looked for in {self.images.identity}; every row and its "
-                    f"reason is in {self.folder.root.locate(REJECTED)}"
+                    f"all {account.rejected.total():,} rows for {folder.address} were rejected, {count:,} of "
+                    f"them because: {reason}; images were looked for in {self.images.identity}; every row "
+                    f"and its reason is in {self.folder.root.locate(REJECTED)}"
                 )
+        rejected = sum(account.rejected.total() for account in accounts)
         if self._too_many(rejected):
             self._refuse(rejected)
-        accounts = [
-            (
-                sum((part.statistics for part in split), Statistics()),
-                Counter(row.reason for part in split for row in part.rejected),
+        self.folder.root.write(REPORT, self._report(accounts).encode())
+        finished = [
+            FinishedDataSet(
+                write_manifest(folder, account.shards, self.identity), account.statistics, account.rejected
             )
-            for split in parts
+            for folder, account in zip(self.folder.data_sets, accounts, strict=True)
         ]
-        self.folder.root.write(REPORT, self._report(parts, accounts).encode())
-        manifests = [
-            write_manifest(folder, (part.written for part in split), self.identity)
-            for folder, split in zip(self.folder.data_sets, parts, strict=True)
-        ]
-        self.folder.delete_parts()
-        return [
-            FinishedDataSet(manifest, *account) for manifest, account in zip(manifests, accounts, strict=True)
-        ]
+        self.folder.clean_up()
+        return finished
 
-    def _report(
-        self, parts: Sequence[Sequence[PackedShard]], accounts: Sequence[tuple[Statistics, Counter[str]]]
-    ) -> str:
+    def _parts(self, split: int) -> Iterator[PackedShard]:
+        """The descriptions of all shards of a split; DataError where another job has written one."""
+        names = [self._name(shard) for shard in self.plan.shards if shard.split == split]
+        for name, part in zip(names, self.folder.parts(split, names), strict=True):
+            if part.job != self._hash:
+                raise DataError(
+                    f"{self.folder.data_sets[split].locate(name)}: another job has written into this folder, "
+                    "too: see that it has ended, and pack everything again with --overwrite"
+                )
+            yield part
+
+    def _report(self, accounts: Sequence[Account]) -> str:
         sections = [
             Section(
                 name=folder.name,
-                shards=sum(part.written.record.samples > 0 for part in split),
-                total_bytes=sum(part.written.record.bytes for part in split),
-                statistics=statistics,
-                rejected=rejected,
-                examples=read_examples(folder, split),
+                shards=sum(shard.record.samples > 0 for shard in account.shards),
+                total_bytes=sum(shard.record.bytes for shard in account.shards),
+                statistics=account.statistics,
+                rejected=account.rejected,
+                examples=read_examples(folder, account.shards),
             )
-            for folder, split, (statistics, rejected) in zip(
-                self.folder.data_sets, parts, accounts, strict=True
-            )
+            for folder, account in zip(self.folder.data_sets, accounts, strict=True)
         ]
         return dataset_report(self.folder.root.name, sections)
 
@@ -185,37 +197,49 @@ class Job:
         """Write shards again that the manifests list but that are gone; how many. Raises DataError where they
         cannot be made as they were.
         """
-        by_name = {(shard.split, self._name(shard)): shard for shard in self.plan.shards}
-        gone = [
-            (split, record)
-            for split, manifest in enumerate(manifests)
-            for record in manifest.shards
-            if record.name not in set(self.folder.data_sets[split].names())
-        ]
-        shards = [by_name[split, record.name] for split, record in gone]
-        for _ in self._run(partial(pack_shard, treatment=self.treatment), self._tasks(shards)):
+        planned = {(shard.split, shard.number): shard for shard in self.plan.shards}
+        shards, records = [], []
+        alone = self.task.count == 1
+        for split, manifest in enumerate(manifests):
+            there = set(self.folder.data_sets[split].names())
+            gone = [record for record in manifest.shards if record.name not in there]
+            # The folder, and with it the shards, may have had another name: the numbers stay.
+            shards += [planned[split, _number(record.name)] for record in gone]
+            records += gone
+            self.folder.delete_leftovers(split, [record.name for record in gone], alone=alone)
+        tasks = zip(self._tasks(shards), records, strict=True)
+        for _ in self._run(partial(restore_shard, treatment=self.treatment), tasks):
             pass
-        for (split, record), shard in zip(gone, shards, strict=True):
-            if self.folder.parts(split, [self._name(shard)])[0].written.record != record:
-                raise DataError(
-                    f"{self.folder.data_sets[split].locate(record.name)} was gone and has been written "
-                    "again, but not as the manifest has it: the images changed since; pack everything again "
-                    "with --overwrite"
-                )
-        self.folder.delete_parts()
-        return len(gone)
+        if alone or not shards:  # other tasks may be at the same work
+            self.folder.clean_up()
+        return len(shards)
 
     def _run(
         self,
         work: Callable[[Any], Any],
         tasks: Iterable[Any],
         until: Callable[[], bool] = lambda: False,
-    ) -> Iterator[Any]:
-        """The results of the engine, which begins no more tasks after a SIGTERM or once `until()` is true."""
-        with sigterm_waits() as sigterm:
-            yield from self.engine(work, tasks, stopping=lambda: sigterm() or until())
+    ) -> Generator[Any, None, None]:
+        """The results of the engine, which begins no more tasks after a SIGTERM or once `until()` is true.
+
+        To be closed, which ends the work at once.
+        """
+        with (
+            sigterm_waits() as sigterm,
+            closing(self.engine(work, tasks, stopping=lambda: sigterm() or until())) as results,
+        ):
+            yield from results
             if sigterm():
                 raise Stopped
+
+    @cached_property
+    def _hash(self) -> str:
+        """What tells the descriptions of this job's shards from those of another."""
+        return hashlib.sha256(json.dumps(self.identity, sort_keys=True).encode()).hexdigest()[:16]
+
+    def _finished(self) -> list[set[str]]:
+        """The names of the whole shards of each split."""
+        return [self.folder.finished(split) for split in range(len(self.folder.data_sets))]
 
     def _name(self, shard: PlannedShard) -> str:
         return self.folder.shard_name(shard.split, shard.number)
@@ -226,17 +250,17 @@ class Job:
             duplicates = read_duplicates(self.folder.root)
         for shard in shards:
             numbers = self.plan.rows(shard)
-            repeated = np.isin(numbers, duplicates, kind="sort")
+            repeated = is_among(numbers, duplicates)
             rows: list[tuple[Row, Location | Rejected]] = [
                 (row, Rejected("duplicate") if is_repeated else self._locate(row.image))
                 for row, is_repeated in zip(self.table.rows(numbers), repeated.tolist(), strict=True)
             ]
             folder = self.folder.data_sets[shard.split]
-            yield PackingTask(folder, self._name(shard), shard.slots.start, rows)
+            yield PackingTask(folder, self._name(shard), shard.slots.start, rows, self._hash)
 
     def _chunk_images(self, chunk: int) -> list[Location | Rejected]:
         numbers = np.arange(chunk * CHUNK_ROWS, min((chunk + 1) * CHUNK_ROWS, len(self.table)))
-        return [self._locate(row.image) for row in self.table.rows(numbers)]
+        return [usable(row) or self._locate(row.image) for row in self.table.rows(numbers)]
 
     def _locate(self, image: str) -> Location | Rejected:
         try:
@@ -255,11 +279,6 @@ class Job:
         )
 
 
-def rejected_csv(parts: Iterable[PackedShard]) -> bytes:
-    """Every rejected row, in the order of the table."""
-    rows = sorted((row for part in parts for row in part.rejected), key=lambda row: row.row)
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["row", "image", "reason"])
-    writer.writerows((row.row, row.image, row.reason) for row in rows)
-    return text.getvalue().encode("utf-8", "surrogateescape")
+def _number(shard_name: str) -> int:
+    """7 of set-000007.tar."""
+    return int(shard_name.removesuffix(".tar").rpartition("-")[2])

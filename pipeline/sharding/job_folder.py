@@ -9,9 +9,11 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any
 
 from pipeline.sharding.packing import PackedShard, part_name
+from pipeline.sharding.read_ahead import read_ahead
 from shards import DataError, Folder, Manifest, UsageError
 from shards.manifest import CHECKSUMS, INDEX, MANIFEST, SELECTED
 
@@ -21,6 +23,10 @@ INDEXING_TOOL = "pipeline.index"
 _OF_JOB = (PLAN, REJECTED, REPORT, DUPLICATES)
 _OF_DATA_SET = (MANIFEST, INDEX, CHECKSUMS, SELECTED)
 _HASHES = r"hashes-\d{6,}\.bin"
+_TEMPORARY = r"\.(.+)\.[^.]+\.tmp"
+# Key of plan.json while --overwrite removes a job; its value is what that job was.
+_BEING_REPLACED = "being_replaced"
+_THREADS = 16  # an object store answers slowly, but many at a time
 
 
 class JobFolder:
@@ -42,18 +48,22 @@ class JobFolder:
         identity: what the output follows from. Raises UsageError where the folder holds something else.
         """
         if overwrite:
-            self._spare_tars_of_others()
-            self._delete_data_sets(identity)
+            self._delete_data_sets()
         else:
             self.check_free(identity)
-        if PLAN not in self.root.names():
-            self.root.write(PLAN, json.dumps(identity, indent=1).encode() + b"\n")
+        if overwrite or PLAN not in self.root.names():
+            self.root.write(PLAN, _plan_text(identity))
 
     def check_free(self, identity: dict[str, Any]) -> None:
         """Raise UsageError where the folder holds something other than this job's data set, finished or
         begun.
         """
         theirs = self._identity_there()
+        if theirs is not None and _BEING_REPLACED in theirs:
+            raise UsageError(
+                f"{self.root.address}: an earlier --overwrite was interrupted while it removed the data set "
+                "that was there: give --overwrite again"
+            )
         if theirs is not None and theirs != identity:
             differing = (
                 _difference(key, theirs.get(key), identity.get(key))
@@ -63,10 +73,11 @@ class JobFolder:
             raise self._refused("; ".join(differing))
         if theirs is None:
             for folder in self.data_sets:
-                tars = [name for name in folder.names() if name.endswith(".tar")]
-                if tars:
+                shards = [name for name in folder.names() if name.endswith((".tar", ".part.json"))]
+                if shards:
                     raise self._refused(
-                        f"{len(tars):,} tar files that are not of this job, such as {tars[0]}"
+                        f"{len(shards):,} tar files or their descriptions that are not of this job, such as "
+                        f"{shards[0]}"
                     )
 
     def manifests(self) -> list[Manifest] | None:
@@ -81,31 +92,28 @@ class JobFolder:
 
     def finished(self, split: int) -> set[str]:
         """The names of a split's whole shards: those with a description, and a tar, too, unless all of their
-        rows were rejected.
+        rows were rejected. Once the manifests are there, the descriptions go.
         """
         folder = self.data_sets[split]
         there = set(folder.names())
         described = {
             f"{name.removesuffix('.part.json')}.tar" for name in there if name.endswith(".part.json")
         }
-        absent = sorted(described - there)
-        empty = {
-            part.written.record.name for part in self.parts(split, absent) if not part.written.record.samples
-        }
+        empty = set()
+        with suppress(FileNotFoundError):  # another task has written the manifests
+            for part in self.parts(split, sorted(described - there)):
+                if not part.written.record.samples:
+                    empty.add(part.written.record.name)
         return described & there | empty
 
-    def parts(self, split: int, shard_names: Iterable[str]) -> list[PackedShard]:
-        """The descriptions of these shards of a split, in their order."""
+    def parts(self, split: int, shard_names: Iterable[str]) -> Iterator[PackedShard]:
+        """The descriptions of these shards of a split, in their order, of which a few are in memory."""
         folder = self.data_sets[split]
-        with ThreadPoolExecutor(16) as threads:  # an object store answers slowly, but many at a time
-            return list(
-                threads.map(
-                    lambda name: PackedShard.from_json(
-                        folder.read(part_name(name)), folder.locate(part_name(name))
-                    ),
-                    shard_names,
-                )
-            )
+
+        def read(name: str) -> PackedShard:
+            return PackedShard.from_json(folder.read(part_name(name)), folder.locate(part_name(name)))
+
+        return read_ahead(read, shard_names)
 
     def delete_leftovers(self, split: int, shard_names: Iterable[str], *, alone: bool) -> None:
         """Remove what a run that was killed left in the middle of writing these shards: temporary files, and
@@ -114,32 +122,19 @@ class JobFolder:
         own = {name for shard in shard_names for name in (shard, part_name(shard))}
         for folder in {self.data_sets[split], self.root} if alone else {self.data_sets[split]}:
             for name in folder.names():
-                target = re.fullmatch(r"\.(.+)\.[^.]+\.tmp", name)
-                if target and (target[1] in own or (alone and _is_of_job(target[1]))):
+                target = _temporary_of(name)
+                if target and (target in own or (alone and _ours(folder, target))):
                     folder.delete(name)
         self.data_sets[split].abort_uploads(sorted(own))
 
-    def delete_parts(self) -> None:
-        """Remove what only an unfinished job needs."""
-        for folder in {self.root, *self.data_sets}:
-            for name in folder.names():
-                if _ours(folder, name, "part.json") or re.fullmatch(_HASHES, name):
-                    folder.delete(name)
-
-    def _spare_tars_of_others(self) -> None:
-        """Raise UsageError where tars lie that others made, some of them perhaps named as this tool names its
-        own.
+    def clean_up(self) -> None:
+        """Remove what only an unfinished job needs, and all that killed processes left. Every shard is to be
+        there: a task that still writes one of these files fails, which loses nothing.
         """
-        for folder in self.data_sets:
-            try:
-                made_by = Manifest.from_json(folder.read(MANIFEST), folder.locate(MANIFEST)).made_by
-            except (FileNotFoundError, DataError):
-                continue
-            if made_by.get("tool") == INDEXING_TOOL:
-                raise UsageError(
-                    f"{folder.address} holds tars that others made, described by {INDEXING_TOOL}: they are "
-                    "not replaced; choose another --out"
-                )
+        for folder in {self.root, *self.data_sets}:
+            names = folder.names()
+            _delete(folder, (name for name in names if _is_of_work(folder, name)))
+            folder.abort_uploads([name for name in names if _ours(folder, name)])
 
     def _identity_there(self) -> dict[str, Any] | None:
         """What the folder holds, finished or begun; None where that is nothing."""
@@ -164,25 +159,31 @@ class JobFolder:
             "--overwrite"
         )
 
-    def _delete_data_sets(self, identity: dict[str, Any]) -> None:
-        """Remove every file of a job, the manifests first: without it there is no data set."""
-        for folder in {
-            folder.address: folder for folder in [*self.data_sets, *self._their_data_sets()]
-        }.values():
-            for name in _data_set_files(folder):
-                folder.delete(name)
-        for name in self.root.names():
-            if _is_of_job(name) or re.fullmatch(_HASHES, name):
-                self.root.delete(name)
-
-    def _their_data_sets(self) -> list[Folder]:
-        """The folders of the job that was here before, which may have had other splits."""
+    def _delete_data_sets(self) -> None:
+        """Remove every file of the job that was here but plan.json, which says meanwhile that nothing of what
+        is left may be taken for a part of a job, should this be interrupted.
+        """
         try:
             theirs = self._identity_there() or {}
         except DataError:
-            return []
+            theirs = {}
+        theirs = theirs.get(_BEING_REPLACED, theirs)
         splits = [part.partition("=")[0] for part in (theirs.get("split") or "").split(",") if part]
-        return JobFolder(self.root, splits).data_sets
+        folders = {f.address: f for f in [*self.data_sets, *JobFolder(self.root, splits).data_sets]}.values()
+        listed = [_listed_shards(folder) for folder in folders]
+        self.root.write(PLAN, _plan_text({_BEING_REPLACED: theirs}))
+        for folder, shards in zip(folders, listed, strict=True):
+            _delete(folder, shards)  # first: only the manifest tells their names
+            folder.delete(MANIFEST)
+            names = folder.names()
+            _delete(folder, [n for n in names if n != PLAN and _ours(folder, _temporary_of(n) or n)])
+            folder.abort_uploads([name for name in names if _ours(folder, name)])
+        names = self.root.names()
+        _delete(self.root, [n for n in names if n != PLAN and _is_of_job(_temporary_of(n) or n)])
+
+
+def _plan_text(content: dict[str, Any]) -> bytes:
+    return json.dumps(content, indent=1).encode() + b"\n"
 
 
 def _difference(key: str, theirs: object, ours: object) -> str:
@@ -192,29 +193,47 @@ def _difference(key: str, theirs: object, ours: object) -> str:
     return "{} {} there, {} here".format(key, *shown)
 
 
-def _data_set_files(folder: Folder) -> Iterator[str]:
-    """The files that packing writes for one data set, the manifest first."""
-    names = folder.names()
-    listed: set[str] = set()
-    if MANIFEST in names:
-        try:
-            manifest = Manifest.from_json(folder.read(MANIFEST), folder.locate(MANIFEST))
-        except DataError:  # damaged: what its shards were called is lost
-            manifest = None
-        if manifest and manifest.made_by.get("tool") != INDEXING_TOOL:
-            listed = {shard.name for shard in manifest.shards if not shard.folder}  # other names if renamed
-    yield from (name for name in _OF_DATA_SET if name in names)
-    for name in names:
-        temporary = re.fullmatch(r"\.(.+)\.[^.]+\.tmp", name)
-        target = temporary[1] if temporary else name
-        if target in listed or _ours(folder, target, "tar|part.json") or (temporary and _is_of_job(target)):
-            yield name
+def _delete(folder: Folder, names: Iterable[str]) -> None:
+    with ThreadPoolExecutor(_THREADS) as threads:
+        for _ in threads.map(folder.delete, names):
+            pass
+
+
+def _listed_shards(folder: Folder) -> set[str]:
+    """The shards that the folder's manifest lists, named after the folder as it was called then. Raises
+    UsageError where others made them.
+    """
+    try:
+        manifest = Manifest.from_json(folder.read(MANIFEST), folder.locate(MANIFEST))
+    except (FileNotFoundError, DataError):  # damaged: what its shards were called is lost
+        return set()
+    if manifest.made_by.get("tool") == INDEXING_TOOL:
+        raise UsageError(
+            f"{folder.address} holds tars that others made, described by {INDEXING_TOOL}: they are not "
+            "replaced; choose another --out"
+        )
+    return {shard.name for shard in manifest.shards if not shard.folder}
 
 
 def _is_of_job(name: str) -> bool:
-    return name in _OF_JOB or name in _OF_DATA_SET
+    """Whether a job writes a file of this name into its root."""
+    return name in _OF_JOB or bool(re.fullmatch(_HASHES, name))
 
 
-def _ours(folder: Folder, name: str, extensions: str) -> bool:
-    """Whether a file is called as a shard of this folder is, with one of these extensions."""
-    return bool(re.fullmatch(rf"{re.escape(folder.name)}-\d{{6,}}\.({extensions})", name))
+def _ours(folder: Folder, name: str) -> bool:
+    """Whether packing writes a file of this name into this folder, as a job's root or as a data set's."""
+    shard = rf"{re.escape(folder.name)}-\d{{6,}}\.(tar|part\.json)"
+    return name in _OF_DATA_SET or _is_of_job(name) or bool(re.fullmatch(shard, name))
+
+
+def _is_of_work(folder: Folder, name: str) -> bool:
+    """Whether only an unfinished job needs this file: a description, hashes, a temporary file."""
+    if target := _temporary_of(name):
+        return _ours(folder, target)
+    return bool(re.fullmatch(_HASHES, name)) or (_ours(folder, name) and name.endswith(".part.json"))
+
+
+def _temporary_of(name: str) -> str | None:
+    """The file for which this one is the temporary file; None if it is none."""
+    found = re.fullmatch(_TEMPORARY, name)
+    return found[1] if found else None

@@ -15,6 +15,9 @@ from pipeline.sharding.rows import Rejected, RejectedRow, Row
 from pipeline.sharding.statistics import Statistics
 from pipeline.sharding.transcode import Transcoding, process_image
 from shards import DataError, Folder, ShardRecord, WrittenShard, write_shard
+from shards.writer import Unexpected
+
+_to_json = json.JSONEncoder(ensure_ascii=False).encode
 
 
 @dataclass(frozen=True)
@@ -28,13 +31,14 @@ class Treatment:
 @dataclass(frozen=True)
 class PackingTask:
     """The rows of one shard in the order of their places, of which `first_slot` is the first, and where their
-    images lie.
+    images lie. `job` stands for the job they belong to.
     """
 
     folder: Folder
     name: str
     first_slot: int
     rows: list[tuple[Row, "Location | Rejected"]]
+    job: str = ""
 
 
 @dataclass(frozen=True)
@@ -52,6 +56,7 @@ class PackedShard:
     written: WrittenShard
     rejected: list[RejectedRow] = field(default_factory=list)
     statistics: Statistics = field(default_factory=Statistics)
+    job: str = ""
 
     def to_json(self) -> bytes:
         """As the text of its file."""
@@ -59,6 +64,7 @@ class PackedShard:
             "written": self.written.to_dict(),
             "rejected": [asdict(row) for row in self.rejected],
             "statistics": self.statistics.to_dict(),
+            "job": self.job,
         }
         return json.dumps(content, separators=(",", ":")).encode()
 
@@ -71,6 +77,7 @@ class PackedShard:
                 WrittenShard.from_dict(content["written"]),
                 [RejectedRow(**row) for row in content["rejected"]],
                 Statistics.from_dict(content["statistics"]),
+                content["job"],
             )
         except (ValueError, KeyError, TypeError) as error:
             raise DataError(
@@ -89,7 +96,20 @@ def pack_shard(task: PackingTask, treatment: Treatment) -> PackingOutcome:
     rejected: list[RejectedRow] = []
     statistics = Statistics()
     samples = _samples(task, treatment, rejected, statistics)
-    return write_described(task.folder, task.name, samples, rejected, statistics)
+    return write_described(task.folder, task.name, samples, rejected, statistics, task.job)
+
+
+def restore_shard(task: tuple[PackingTask, ShardRecord], treatment: Treatment) -> None:
+    """Write a shard again of which only the record is left; DataError where it cannot be made as it was."""
+    packing, record = task
+    samples = _samples(packing, treatment, [], Statistics())
+    try:
+        write_shard(packing.folder, record.name, samples, expected=record)
+    except Unexpected:
+        raise DataError(
+            f"{packing.folder.locate(record.name)} was gone and cannot be written again as the manifest has "
+            "it: the images changed since; pack everything again with --overwrite"
+        ) from None
 
 
 def write_described(
@@ -98,6 +118,7 @@ def write_described(
     samples: Iterator[tuple[str, dict[str, bytes]]],
     rejected: list[RejectedRow],
     statistics: Statistics,
+    job: str = "",
 ) -> PackingOutcome:
     """Write a shard (none where there are no samples), then its description, with the rejected rows and the
     statistics as they are once the last sample was drawn.
@@ -108,7 +129,7 @@ def write_described(
         written = WrittenShard(ShardRecord(name, 0, 0, ""), none, none)
     else:
         written = write_shard(folder, name, chain([first], samples))
-    folder.write(part_name(name), PackedShard(written, rejected, statistics).to_json())
+    folder.write(part_name(name), PackedShard(written, rejected, statistics, job).to_json())
     return PackingOutcome(written.record.samples, len(rejected))
 
 
@@ -116,7 +137,7 @@ def _samples(
     task: PackingTask, treatment: Treatment, rejected: list[RejectedRow], statistics: Statistics
 ) -> Iterator[tuple[str, dict[str, bytes]]]:
     """(key, members) of every row that can be a sample; the others go to `rejected`."""
-    images = read_ahead(read_image, (_usable(row) or location for row, location in task.rows))
+    images = read_ahead(read_image, (usable(row) or location for row, location in task.rows))
     for slot, ((row, _), image) in enumerate(zip(task.rows, images, strict=True), task.first_slot):
         try:
             members = sample_members(row, image, treatment, statistics)
@@ -126,7 +147,7 @@ def _samples(
             yield f"{slot:09d}", members
 
 
-def _usable(row: Row) -> Rejected | None:
+def usable(row: Row) -> Rejected | None:
     """Why a row cannot be a sample, whatever its image is; None where nothing speaks against it."""
     if not row.caption.strip():
         return Rejected("empty caption")
@@ -151,5 +172,5 @@ def sample_members(
     return {
         image.extension: stored,
         "txt": row.caption.encode(),
-        "json": json.dumps(described, ensure_ascii=False).encode(),
+        "json": _to_json(described).encode(),
     }

@@ -3,7 +3,8 @@
 import os
 import tempfile
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Protocol
+from contextlib import suppress
+from typing import IO, Protocol
 
 from pipeline.sharding.archive_file import ArchiveFile
 from shards import DataError
@@ -102,4 +103,12 @@ class SpoolFile:
 
     def close(self) -> None:
         """Close the file."""
-        self._file.close()
+        close_unwanted(self._file)
+
+
+def close_unwanted(file: IO[bytes]) -> None:
+    """Close a temporary file of which nothing more is wanted: on a full disk, closing tries once more to
+    write what was not written, and would hide the error that told of it.
+    """
+    with suppress(OSError):
+        file.close()

@@ -35,6 +35,13 @@ class Splits:
         """The names of the splits, in the order given."""
         return tuple(name for name, _ in self.shares)
 
+    @property
+    def where_groups_are(self) -> str:
+        """Where a row without a group lacks one."""
+        if self.group_key is not None:
+            return f"column {self.group_key!r} is empty"
+        return f"{self.group_pattern!r} is not in the image's name"
+
     def group(self, fields: Fields) -> str | None:
         """A row's group; None where it has none."""
         image, _, other = fields
@@ -86,9 +93,12 @@ def parse_splits(text: str, group_key: str | None, group_pattern: str | None) ->
     shares = []
     for part in text.split(","):
         name, _, share = part.partition("=")
-        if not re.fullmatch(r"[\w-]+", name) or not re.fullmatch(r"\d*\.?\d+", share) or float(share) <= 0:
-            raise UsageError(f"--split {text}: write it as train=0.9,valid=0.05,test=0.05")
-        shares.append((name, float(share)))
+        found = re.fullmatch(r"(\d*\.?\d+)(%?)", share)
+        if not re.fullmatch(r"[\w-]+", name) or not found or float(found[1]) <= 0:
+            raise UsageError(
+                f"--split {text}: write it as train=0.9,valid=0.05,test=0.05 or train=90%,valid=5%,test=5%"
+            )
+        shares.append((name, float(found[1]) / (100 if found[2] else 1)))
     names = [name for name, _ in shares]
     if len(set(names)) < len(names):
         raise UsageError(f"--split {text}: a split is named twice")

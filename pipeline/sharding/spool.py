@@ -6,6 +6,7 @@ Memory holds one byte a row (its split), whatever the size of the tables.
 import hashlib
 import json
 import os
+import struct
 import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -13,9 +14,13 @@ from typing import IO
 
 import numpy as np
 
+from pipeline.sharding.range_readers import close_unwanted
+from pipeline.sharding.row_progress import followed
 from pipeline.sharding.rows import Fields, Row
 from pipeline.sharding.tables import TableFormat, read_table
 from shards import DataError, UsageError
+
+_TWO_OFFSETS = struct.Struct("<QQ")
 
 
 class SpooledTable:
@@ -46,7 +51,7 @@ class SpooledTable:
         return [self._row(number) for number in numbers.tolist()]
 
     def _row(self, number: int) -> Row:
-        start, stop = np.frombuffer(os.pread(self._offsets.fileno(), 16, 8 * number), "<u8").tolist()
+        start, stop = _TWO_OFFSETS.unpack(os.pread(self._offsets.fileno(), 16, 8 * number))
         image, caption, other = json.loads(os.pread(self._rows.fileno(), stop - start, start))
         return Row(number, image, caption, other)
 
@@ -64,10 +69,12 @@ def spool_tables(
     offset = 0
     splits = bytearray()
     with ExitStack() as opened:
-        rows, offsets = (opened.enter_context(tempfile.TemporaryFile(buffering=2**20)) for _ in range(2))
+        rows, offsets = (tempfile.TemporaryFile(buffering=2**20) for _ in range(2))  # noqa: SIM115
+        opened.callback(close_unwanted, rows)
+        opened.callback(close_unwanted, offsets)
         for address in addresses:
             before = len(splits)
-            for fields in read_table(address, table):
+            for fields in followed(read_table(address, table), f"rows of {address} read"):
                 line = json.dumps(fields, ensure_ascii=False).encode("utf-8", "surrogatepass")
                 digest.update(line)
                 splits.append(split_of(fields) if split_of else 0)

@@ -6,7 +6,7 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, as_completed, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -28,7 +28,7 @@ def run_in_processes(
     tasks: Iterable[Task],
     workers: int,
     stopping: Callable[[], bool] = lambda: False,
-) -> Iterator[Result]:
+) -> Generator[Result, None, None]:
     """The results of `work` on every task, as they come; tasks are drawn as workers become free.
 
     Once `stopping()` is true no task is begun any more, and those that are in work are finished. An error of

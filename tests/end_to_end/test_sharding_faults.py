@@ -1,6 +1,7 @@
 """`pipeline.shard` to S3 that fails or refuses, and killed jobs: nothing lost, nothing doubled."""
 
 import csv
+import itertools
 import os
 import random
 import signal
@@ -11,14 +12,17 @@ import pytest
 import s3fs
 from PIL import Image
 
-from shards import Folder
+from pipeline.sharding.job_folder import JobFolder
+from shards import DataError, Folder, UsageError
 from tests import fault_proxy
 from tests.fault_proxy import Schedule, every_from, faulty_s3, random_faults
 
 
 @pytest.fixture(scope="session")
 def flags(tmp_path_factory) -> tuple[object, ...]:
-    """A job of 6 shards: small figures and two that are so large that their shards are uploaded in parts."""
+    """A job of two splits and 7 shards: small figures and two so large that their shards are uploaded in
+    parts.
+    """
     folder = tmp_path_factory.mktemp("table")
     with open(folder / "train.csv", "w", newline="") as table:
         rows = csv.writer(table)
@@ -26,9 +30,12 @@ def flags(tmp_path_factory) -> tuple[object, ...]:
         for number in range(30):
             size = (2450, 2450) if number < 2 else (20, 20)
             pixels = random.Random(number).randbytes(3 * size[0] * size[1])
-            Image.frombytes("RGB", size, pixels).save(folder / f"{number}.png", compress_level=0)
-            rows.writerow([f"{number}.png", f"caption {number}"])
-    return "--csv", folder / "train.csv", "--images", folder, "--samples-per-shard", 5, "--workers", 2
+            name = f"PMC{number}.png"
+            Image.frombytes("RGB", size, pixels).save(folder / name, compress_level=0)
+            rows.writerow([name, f"caption {number}"])
+        rows.writerow([name, "again"])
+    split = ("--split", "train=0.6,valid=0.4", "--drop-duplicates")
+    return "--csv", folder / "train.csv", *split, "--samples-per-shard", 5, "--workers", 2
 
 
 @pytest.fixture(scope="session")
@@ -44,7 +51,7 @@ def undisturbed(flags, launch, tmp_path_factory) -> dict[str, bytes]:
         text=True,
     )
     assert done.returncode == 0, done.stderr
-    return {path.name: path.read_bytes() for path in out.iterdir()}
+    return {str(path.relative_to(out)): path.read_bytes() for path in out.rglob("*") if path.is_file()}
 
 
 @pytest.fixture
@@ -126,20 +133,20 @@ def test_permanent_failure_is_one_message_and_the_same_command_finishes(
     assert errors[0].startswith(f"error: {out}")
     assert message in errors[0]
     assert "Traceback" not in failed.stderr
-    assert "manifest.json" not in Folder(out).names()
+    assert not [name for name in objects(out) if name.endswith("manifest.json")]
     done = run("shard", *flags, "--out", out)
     assert done.returncode == 0, done.stderr
     assert_same(out, undisturbed)
 
 
-@pytest.mark.parametrize("kills", [5, pytest.param(20, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kills", [3, pytest.param(20, marks=pytest.mark.slow)])
 def test_killed_jobs_end_with_the_same_objects_and_no_strays(start, run, flags, out, undisturbed, kills):
     moments = random.Random(kills)
     killed = 0
     for _ in range(kills):
         with faulty_s3(lambda number, line: None) as proxy:
             job = start(out)
-            requests = moments.randrange(1, 20)
+            requests = moments.randrange(1, 45)
             while len(proxy.met) < requests and job.poll() is None:
                 time.sleep(0.002)
             time.sleep(moments.uniform(0, 0.05))
@@ -150,3 +157,39 @@ def test_killed_jobs_end_with_the_same_objects_and_no_strays(start, run, flags, 
     done = run("shard", *flags, "--out", out)
     assert done.returncode == 0, done.stderr
     assert_same(out, undisturbed)
+
+
+def test_unfinished_uploads_of_every_file_of_the_job_are_removed(run, flags, out, undisturbed):
+    """Such as those of an index of many samples, or of workers that died while others went on."""
+    storage = s3fs.S3FileSystem(skip_instance_cache=True)
+    bucket, _, prefix = out.removeprefix("s3://").partition("/")
+    for name in ("train/train-000001.tar", "train/index.bin", "valid/checksums.bin", "rejected.csv"):
+        storage.call_s3("create_multipart_upload", Bucket=bucket, Key=f"{prefix}/{name}")
+    for index in (0, 1, 0, 1):
+        done = run("shard", *flags, "--out", out, "--task", f"{index}/2")
+        assert done.returncode == 0, done.stderr
+    assert_same(out, undisturbed)
+
+
+def test_an_overwrite_that_ends_in_the_middle_is_never_taken_for_a_job(s3):
+    """Of what it has not removed yet nothing becomes a part of a new job with the same options."""
+    job = JobFolder(Folder(f"{s3}/middle/set"), ("train", "valid"))
+    identity = {"seed": 1, "split": "train=0.6,valid=0.4"}
+    job.claim(identity, overwrite=False)
+    for folder in job.data_sets:
+        for number in range(20):
+            folder.write(f"{folder.name}-{number:06d}.tar", b"old")
+            folder.write(f"{folder.name}-{number:06d}.part.json", b"old")
+    deleted = itertools.count()
+    with (
+        faulty_s3(lambda _, line: fault_proxy.DENIED if "DELETE" in line and next(deleted) > 25 else None),
+        pytest.raises(DataError, match="deleting failed"),
+    ):
+        JobFolder(job.root).claim({"seed": 1}, overwrite=True)
+    assert any(folder.names() for folder in job.data_sets)
+    for splits in ((), ("train", "valid")):
+        with pytest.raises(UsageError, match="an earlier --overwrite was interrupted"):
+            JobFolder(job.root, splits).claim(identity, overwrite=False)
+    JobFolder(job.root).claim({"seed": 1}, overwrite=True)
+    assert list(objects(job.root.address)) == ["plan.json"]
+    JobFolder(job.root).claim({"seed": 1}, overwrite=False)

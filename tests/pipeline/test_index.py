@@ -206,9 +206,9 @@ def test_every_oddity_is_told_and_only_samples_that_cannot_be_used_are_left_out(
     ]
     for line in (
         "left out: 7 samples",
-        "no mapping for .jpeg.2 (1 samples without an image): give --image-ext jpg,jpeg,png,webp,gif,tif,"
+        "no mapping for .jpeg.2 (1 sample without an image): give --image-ext jpg,jpeg,png,webp,gif,tif,"
         "tiff,bmp,jpeg.2 if it is an image",
-        "no mapping for .md (1 samples without a caption): give --caption-ext md if it is a caption",
+        "no mapping for .md (1 sample without a caption): give --caption-ext md if it is a caption",
         "1 keys that several samples of a shard have, such as again in a.tar",
         "1 samples with the key of a sample in another shard, such as sample 0 of b.tar, whose key a.tar has",
         "1 samples with two members of one name, the last of which counts, as tar unpacks it, such as twice",
@@ -344,12 +344,12 @@ def test_compressed_tar_is_refused_with_the_reason(put, name):
 @pytest.mark.parametrize(
     ("pattern", "message"),
     [
-        ("tars/{0..2}.tar", r"2 of 3 shards are not there, such as .*1\.tar"),
+        ("tars/{0..2}.tar", r"2 of 3 shards not there, such as .*1\.tar"),
         ("tars/*.tarr", "nothing there matches"),
         ("empty", "no .tar in this folder"),
         ("tars/{0..2.tar", "brace"),
         ("tars/{0,0}.tar", "more than once"),
-        ("gone/0.tar", "1 of 1 shards are not there"),
+        ("gone/0.tar", "1 of 1 shard not there"),
     ],
 )
 def test_pattern_that_names_no_shards_is_refused(put, tmp_path, monkeypatch, pattern, message):

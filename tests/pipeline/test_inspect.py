@@ -61,6 +61,24 @@ def test_summary_says_what_the_data_set_is(run, sharded):
     assert "min 3,584, median 3,584, max 3,584" in done.stdout
 
 
+def test_shards_that_lie_elsewhere_make_a_view_and_long_hashes_are_cut(run, sharded, tmp_path):
+    elsewhere = [
+        WrittenShard(replace(shard.record, folder="../data"), shard.lengths, shard.checksums)
+        for shard in written_shards(Folder(sharded), "pipeline.shard")
+    ]
+    made_by = {"tool": "pipeline.select", "fingerprints": ["0123456789abcdef" * 4], "seed": 0}
+    write_manifest(Folder(tmp_path / "view"), elsewhere, made_by)
+    done = run("inspect", "--data", "view")
+    assert "yes: all samples in its shards" in done.stdout
+    assert 'pipeline.select: fingerprints ["0123456789ab…"], seed 0\n' in done.stdout
+
+
+def test_a_file_in_the_place_of_the_output_is_said(run, sharded, tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    done = run("inspect", "--data", "data", "--sample", "000000003", "--out", "file")
+    assert (done.returncode, "file is a file; give a folder" in done.stderr) == (2, True)
+
+
 def test_whole_shards_are_verified(run, data):
     done = run("inspect", "--data", "data", "--verify")
     assert (done.returncode, done.stderr) == (0, "")
@@ -86,7 +104,7 @@ def test_every_bad_shard_is_named_with_all_that_is_wrong(run, sharded):
     assert "5 of 10 samples are changed or cut off" in found["data/data-000001.tar"]
     assert found["data/data-000002.tar"] == "it is not there"
     assert "does not list it" in found["data/data-000003.tar"]
-    assert "3 of 3 shards are bad: copy them again" in done.stderr
+    assert "3 of 3 shards bad: copy them again" in done.stderr
 
 
 def test_tar_that_the_manifest_does_not_list_is_named(run, data):

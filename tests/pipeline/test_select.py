@@ -84,7 +84,7 @@ def test_a_view_has_exactly_the_samples_asked_for_and_copies_none(run, write_dat
     assert sorted(os.listdir(tmp_path / "v")) == [
         "checksums.bin", "index.bin", "manifest.json", "plan.json", "selected.bin",
     ]  # fmt: skip
-    assert f"{len(wanted)} of 30 samples are kept" in done.stdout
+    assert f"kept: {len(wanted)} of 30 samples" in done.stdout
     assert "--rewrite" in done.stdout, "two thirds of what is read is not used: worth a word"
 
 
@@ -97,8 +97,8 @@ def test_shards_of_which_nothing_is_left_are_not_in_the_view(select, write_data_
 def test_values_that_are_no_numbers_do_not_match_and_are_counted(select, write_data_set, tmp_path):
     done = select("--data", write_data_set("a"), "--out", "v", "--where", "not score > 0.05")
     assert keys(tmp_path / "v") == [1, 2, 3, 4, 5]
-    assert "22 of which the expression is not true" in done.stdout
-    assert "3 with a value that is missing or cannot be compared so" in done.stdout
+    assert "22 that do not meet --where" in done.stdout
+    assert "3 with a value for --where that is missing or cannot be compared" in done.stdout
 
 
 IDS = {
@@ -148,7 +148,7 @@ def test_samples_without_json_have_a_key_and_a_caption_still(select, write_data_
     where = "caption == 'no columns' and key < '000000005' or row == 8"
     done = select("--data", source, "--out", "v", "--where", where)
     assert keys(tmp_path / "v") == [3, 4, 8]
-    assert "3 samples have no JSON" in done.stdout
+    assert "3 samples without JSON" in done.stdout
 
 
 @pytest.mark.parametrize(
@@ -212,7 +212,7 @@ def test_a_view_of_a_view_does_not_need_the_view(select, write_data_set, tmp_pat
     write_data_set("a")
     select("--data", "a", "--out", "deep/first", "--where", "row >= 5")
     done = select("--data", "deep/first", "--out", "second", "--where", "licence == 'CC0'")
-    assert "of 25 samples are kept" in done.stdout
+    assert "of 25 samples; left out" in done.stdout
     shutil.rmtree(tmp_path / "deep")
     assert keys(tmp_path / "second") == [n for n in range(5, 30) if n % 3 == 2]
     assert {record.folder for record in open_dataset(str(tmp_path / "second")).manifest.shards} == {"../a"}

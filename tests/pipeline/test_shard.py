@@ -6,12 +6,10 @@ import itertools
 import json
 import os
 import random
-import signal
 import struct
 import subprocess
 import sys
 import tarfile
-import time
 import zlib
 from pathlib import Path
 
@@ -19,7 +17,7 @@ import pytest
 import webdataset as wds
 from PIL import Image
 
-from shards import Folder, open_dataset
+from shards import open_dataset
 
 
 def noise() -> bytes:
@@ -106,7 +104,7 @@ def test_workers_do_not_change_a_byte_and_the_seed_does(run, small, hashes, tmp_
 def test_the_table_alone_is_enough(run, small, tmp_path):
     done = run("shard", "--csv", "train.csv")
     assert done.returncode == 0, done.stderr
-    assert "30 samples in 1 shards" in done.stdout
+    assert "30 samples in 1 shard," in done.stdout
     assert "next: python -m pipeline.stream --data shards/train" in done.stdout
     assert len(open_dataset(str(tmp_path / "shards" / "train"))) == 30
 
@@ -226,6 +224,8 @@ def test_hostile_rows_are_rejected_or_kept_whole(run, tmp_path, picture, write_t
         ("image,caption\na.png,x\n", ("--workers", "0"), 2, "--workers 0: it must be at least 1"),
         ("image,caption\na.png,x\n", ("--samples-per-shard", "0"), 2, "it must be at least 1"),
         ("image,caption\na.png,x\n", ("--no-such-flag",), 2, "Unrecognized"),
+        ("image,caption\na.png,x\n", ("--out", "train.csv"), 2, "train.csv is a file; give a folder"),
+        ("image,caption\na.png,x\n", ("--out", "train.csv/a/b", "--dry-run"), 2, "train.csv is a file"),
     ],
 )
 def test_bad_input_is_said_in_one_message(run, tmp_path, table, flags, code, message):
@@ -256,7 +256,7 @@ def test_other_images_are_another_job(run, small, picture, tmp_path):
     (tmp_path / "wrong").mkdir()
     (tmp_path / "wrong" / "3.png").write_bytes(picture())
     first = run("shard", "--csv", small, "--images", "wrong")
-    assert "1 samples" in first.stdout
+    assert ": 1 sample in 1 shard," in first.stdout
     assert "29 missing" in first.stdout
     refused = run("shard", "--csv", small)
     assert refused.returncode == 2
@@ -290,7 +290,7 @@ def test_a_shard_that_was_deleted_is_written_again(run, small, hashes, tmp_path)
     before = hashes(tmp_path / "a")
     (tmp_path / "a" / "set" / "set-000001.tar").unlink()
     done = run("shard", "--csv", small, "--samples-per-shard", 10, "--out", "a/set")
-    assert (done.returncode, "1 shards that were gone were written again" in done.stdout) == (0, True)
+    assert (done.returncode, "written again, since gone: 1 shard" in done.stdout) == (0, True)
     assert hashes(tmp_path / "a") == before
 
 
@@ -298,10 +298,11 @@ def test_a_deleted_shard_whose_images_changed_is_not_passed_off_as_the_old_one(r
     assert run("shard", "--csv", small).returncode == 0
     (tmp_path / "shards" / "train" / "train-000000.tar").unlink()
     (tmp_path / "3.png").write_bytes(picture(200))
-    done = run("shard", "--csv", small)
-    assert done.returncode == 1
-    assert "train-000000.tar was gone" in done.stderr
-    assert "the images changed since; pack everything again with --overwrite" in done.stderr
+    for _ in range(2):  # the first refusal leaves nothing that the second one would take for the shard
+        done = run("shard", "--csv", small)
+        assert done.returncode == 1
+        assert "train-000000.tar was gone" in done.stderr
+        assert "the images changed since; pack everything again with --overwrite" in done.stderr
 
 
 def test_foreign_tars_in_the_output_are_never_touched(run, small, tmp_path):
@@ -331,48 +332,31 @@ def test_full_disk_is_said_and_what_was_finished_stays(small, hashes, tmp_path):
     assert not [name for name in hashes(tmp_path / "out") if name.endswith((".tmp", ".part.json"))]
 
 
-@pytest.mark.parametrize("kills", [3, pytest.param(20, marks=pytest.mark.slow)])
-def test_killed_jobs_end_with_the_same_bytes_and_no_stray_files(shared, start_shard, hashes, tmp_path, kills):
-    moments = random.Random(kills)
-    flags = ("--csv", shared / "pmc_sample" / "train.csv", "--samples-per-shard", 15, "--workers", 2)
-    begin = time.monotonic()
-    assert start_shard(*flags, "--out", tmp_path / "a" / "set").wait() == 0
-    length = time.monotonic() - begin
-    for _ in range(kills):
-        job = start_shard(*flags, "--out", tmp_path / "b" / "set")
-        time.sleep(moments.uniform(0.1, 1.0) * length)
-        os.killpg(job.pid, signal.SIGKILL)
-        job.wait()
-    assert start_shard(*flags, "--out", tmp_path / "b" / "set").wait() == 0
-    assert hashes(tmp_path / "b") == hashes(tmp_path / "a")
-    assert not list((tmp_path / "scratch").iterdir())
+def test_full_temporary_folder_is_said_with_the_remedy(small):
+    command = f"ulimit -f 1; exec {sys.executable} -m pipeline.shard --csv {small}"
+    small.write_text("image,caption\n" + "0.png,a caption\n" * 100)
+    done = subprocess.run(
+        ["bash", "-c", command], cwd=Path(__file__).parents[2], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1, done.stderr
+    assert "train.csv could not be copied to the temporary folder" in done.stderr
+    assert "set TMPDIR" in done.stderr
 
 
-def test_shards_on_s3_are_the_same_bytes_and_survive_a_kill(run, small, tmp_path, s3, start_shard):
-    flags = ("--csv", small, "--samples-per-shard", 2, "--workers", 2)
-    assert run("shard", *flags, "--out", tmp_path / "set").returncode == 0
-    remote, local = Folder(f"{s3}/pmc/set"), Folder(tmp_path / "set")
-    job = start_shard(*flags, "--out", remote.address)
-    while not any(name.endswith(".part.json") for name in remote.names()):
-        assert job.poll() is None
-        time.sleep(0.02)
-    os.killpg(job.pid, signal.SIGKILL)
-    job.wait()
-    assert "manifest.json" not in remote.names()
-    done = run("shard", *flags, "--out", remote.address)
-    assert done.returncode == 0, done.stderr
-    assert remote.names() == local.names()
-    assert {name: remote.read(name) for name in remote.names()} == {
-        name: local.read(name) for name in local.names()
-    }
-    assert "nothing to do" in run("shard", *flags, "--out", remote.address).stdout
+def test_a_complete_data_set_whose_index_is_damaged_says_what_to_do(run, small, tmp_path):
+    assert run("shard", "--csv", small).returncode == 0
+    (tmp_path / "shards" / "train" / "index.bin").write_bytes(b"\0" * 120)
+    done = run("shard", "--csv", small)
+    assert done.returncode == 1
+    assert "index.bin: damaged" in done.stderr
+    assert "write the data set again with --overwrite" in done.stderr
+    assert run("shard", "--csv", small, "--overwrite").returncode == 0
+    assert "nothing to do" in run("shard", "--csv", small).stdout
 
 
-def test_output_that_cannot_be_written_is_said(run, small, tmp_path):
-    (tmp_path / "file").write_text("in the way")
-    done = run("shard", "--csv", small, "--out", "file/out")
-    assert (done.returncode, "Traceback" in done.stderr) == (1, False)
-    assert "file/out/plan.json" in done.stderr
+def test_no_table_is_said(run):
+    done = run("shard", "--csv")
+    assert (done.returncode, done.stderr) == (2, "error: --csv: give at least one table\n")
 
 
 def test_unreachable_output_is_said(run, small):

@@ -72,7 +72,7 @@ def test_groups_come_from_a_column_where_one_is_named(run, articles, tmp_path):
     ("flags", "message"),
     [
         (("--split", "train=1.5"), "the shares add up to 1.5"),
-        (("--split", "a=0.999999,b=0.000001"), "no group of the 120 rows falls into b"),
+        (("--split", "a=0.999999,b=0.000001"), "of 120 rows, no group falls into b"),
         ((*SPLIT, "--group-key", "nothing"), "--group-key nothing: that column is empty in every row"),
         ((*SPLIT, "--group-pattern", "ARTICLE"), "'ARTICLE' is nowhere in them"),
         (("--group-key", "pmcid"), "say what --split keeps together"),
@@ -81,6 +81,7 @@ def test_groups_come_from_a_column_where_one_is_named(run, articles, tmp_path):
         (("--task", "4/4"), "write it as I/N"),
         (("--quality", "0", "--format", "jpeg"), "--quality 0"),
         (("--min-side", "0"), "--min-side 0: it must be at least 1"),
+        (("--max-shard-size", "0"), "--max-shard-size 0: it must be at least one byte"),
     ],
 )
 def test_requests_that_make_no_sense_are_refused_before_anything_is_written(
@@ -112,6 +113,43 @@ def test_images_that_were_there_before_are_duplicates(run, articles, hashes, tmp
     (tmp_path / "a" / "set" / "set-000000.tar").unlink()
     assert run("shard", "--csv", articles, "--drop-duplicates", "--out", "a/set").returncode == 0
     assert hashes(tmp_path / "a") == before
+
+
+def test_a_row_without_caption_takes_no_image_from_a_later_row(run, small, write_table, tmp_path):
+    pairs = (("1.png", " "), ("1.png", "first"), ("2.png", "other"), ("1.png", "second"))
+    rows = [{"image": image, "caption": caption} for image, caption in pairs]
+    table = write_table(tmp_path, rows, "pairs.csv")
+    assert run("shard", "--csv", table, "--drop-duplicates").returncode == 0
+    out = tmp_path / "shards" / "pairs"
+    assert rejected(out) == {0: "empty caption", 3: "duplicate"}
+    assert {d["row"] for d in described(out)} == {1, 2}
+
+
+def test_shards_of_another_job_are_never_taken_for_this_ones(run, small, tmp_path):
+    """Two jobs that start in one folder at the same moment, or a lost task of an old job that comes back."""
+    (tmp_path / "3.png").unlink()
+    flags = ("--csv", small, "--samples-per-shard", 10)
+    for seed in (1, 2):
+        begun = run("shard", *flags, "--seed", seed, "--out", f"{seed}/set", "--max-rejected", "0")
+        assert begun.returncode == 1
+    shutil.copy(tmp_path / "2" / "set" / "plan.json", tmp_path / "1" / "set" / "plan.json")
+    done = run("shard", *flags, "--seed", 2, "--out", "1/set")
+    assert done.returncode == 1
+    assert "another job has written into this folder" in done.stderr
+    assert not (tmp_path / "1" / "set" / "manifest.json").exists()
+
+
+def test_what_killed_tasks_left_goes_with_the_end_of_the_job(run, small, hashes, tmp_path):
+    flags = ("--csv", small, "--samples-per-shard", 10, "--drop-duplicates")
+    assert run("shard", *flags, "--out", "a/set").returncode == 0
+    out = tmp_path / "b" / "set"
+    out.mkdir(parents=True)
+    left = (".hashes-000000.bin.1f.tmp", ".index.bin.2f.tmp", ".set-000002.tar.3f.tmp", ".plan.json.4f.tmp")
+    for name in left:
+        (out / name).write_bytes(b"half")
+    for index in (0, 1, 0, 1):
+        assert run("shard", *flags, "--out", "b/set", "--task", f"{index}/2").returncode == 0
+    assert hashes(tmp_path / "b") == hashes(tmp_path / "a")
 
 
 def test_too_many_rejected_rows_fail_the_job_and_a_higher_limit_goes_on(run, small, tmp_path):
@@ -146,14 +184,21 @@ def test_a_dry_run_tells_the_plan_and_writes_nothing(run, articles, tmp_path):
     assert not (tmp_path / "a").exists()
     told = {
         name: (int(rows), int(shards))
-        for name, rows, shards in re.findall(r"a/(\w+): (\d+) rows, (\d+) shards", done.stdout)
+        for name, rows, shards in re.findall(r"a/(\w+): (\d+) rows?, (\d+) shards?", done.stdout)
     }
     told_bytes = float(re.search(r"disk: about ([\d.]+) MB; [\d,.]+ MB are free there", done.stdout)[1])
-    assert "of 120 rows that were tried, 0 would be rejected" in done.stdout
+    assert "of 120 rows tried, 0 would be rejected" in done.stdout
     assert run("shard", *flags).returncode == 0
     manifests = {name: open_dataset(str(tmp_path / "a" / name)).manifest for name in told}
     assert told == {name: (m.samples, len(m.shards)) for name, m in manifests.items()}
     assert told_bytes == pytest.approx(sum(m.total_bytes for m in manifests.values()) / 1e6, rel=0.2)
+
+
+def test_a_dry_run_of_one_row_tells_of_one_shard(run, picture, write_table, tmp_path):
+    (tmp_path / "a.png").write_bytes(picture())
+    table = write_table(tmp_path, [{"image": "a.png", "caption": "x"}])
+    done = run("shard", "--csv", table, "--out", "one", "--dry-run")
+    assert "one: 1 row, 1 shard (one-000000.tar), about" in done.stdout
 
 
 @pytest.mark.parametrize("extra", [(), ("--drop-duplicates", *SPLIT)])

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shards import DataError
-from shards.tar import END_OF_ARCHIVE, members, pack_sample, split_name
+from shards.tar import END_OF_ARCHIVE, members, pack_sample, split_name, write_header
 
 
 def read(data: bytes) -> list[tuple[str, bytes]]:
@@ -62,3 +62,19 @@ def test_damaged_header_and_cut_member_are_errors():
 )
 def test_key_ends_at_the_first_dot_of_the_file_name(name, parts):
     assert split_name(name) == parts
+
+
+@given(
+    st.text(st.characters(exclude_characters="\0/"), min_size=1, max_size=70),
+    st.integers(0, 3000) | st.sampled_from([8**11 - 1]),
+)
+def test_headers_are_those_of_tarfile(name, size):
+    """Also where the name does not fit into its field and is split at a folder."""
+    for path in (name, f"{'f' * 90}/{name}"[:140]):
+        member = tarfile.TarInfo(path)
+        member.size, member.mode = size, 0o644
+        try:
+            expected = member.tobuf(tarfile.USTAR_FORMAT, "utf-8")
+        except ValueError:
+            continue  # longer than such a header can hold
+        assert write_header(path, size) == expected

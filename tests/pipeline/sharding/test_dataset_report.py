@@ -76,7 +76,7 @@ def test_every_split_shows_its_own_numbers():
     ):
         assert shown in train
     assert "shorter side, pixels 300 300 300 300 400 500 500 500 500" in train
-    assert "1 samples" in valid
+    assert "1 sample " in valid
     assert "0 rejected rows" in valid
     assert "missing" not in valid
 

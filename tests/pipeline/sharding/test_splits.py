@@ -49,6 +49,12 @@ def test_the_group_of_a_row(key, pattern, image, other, group):
     assert parse_splits(SHARES, key, pattern).group((image, "caption", other)) == group
 
 
+def test_shares_may_be_percentages():
+    assert parse_splits("train=90%,valid=7.5%,test=2.5%", None, None) == parse_splits(
+        "train=0.9,valid=0.075,test=0.025", None, None
+    )
+
+
 @pytest.mark.parametrize(
     ("text", "key", "pattern", "message"),
     [

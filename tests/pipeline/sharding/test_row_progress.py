@@ -1,0 +1,19 @@
+"""Long phases of which the end is not known tell how far they are."""
+
+from pipeline.sharding import row_progress
+from pipeline.sharding.row_progress import followed
+
+
+def test_a_long_list_says_how_far_it_is_and_loses_nothing(monkeypatch, capsys):
+    monkeypatch.setattr(row_progress, "SECONDS_BETWEEN_LINES", 0.0)
+    assert list(followed(range(600), "files listed in a.zip")) == list(range(600))
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.split(", ")[0] for line in lines] == [
+        "256 files listed in a.zip",
+        "512 files listed in a.zip",
+    ]
+
+
+def test_a_short_phase_says_nothing(capsys):
+    assert list(followed(range(600), "rows of a.csv read")) == list(range(600))
+    assert not capsys.readouterr().err
