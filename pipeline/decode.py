@@ -3,8 +3,8 @@
 Training takes a random resized crop: a full decode by libjpeg-turbo, then torch's antialiased bicubic resize
 on uint8, which agrees with Pillow's to one level. Evaluation takes the published preprocessing, bit for bit.
 Pillow decodes whatever is not a plain JPEG. (Decoding JPEGs at a DCT scale near the crop's size was measured
-and left out: it was not faster on figures of 550 × 690 pixels and changed pixels by 0.5 to 1.7 levels on
-average, 6 at worst.)
+and left out: the variants were from a seventh slower to a third faster, and changed pixels by 0.9 to 2.7
+levels on average, 7 to 16 at worst; see benchmarks/decode.py.)
 """
 
 import io

@@ -52,6 +52,8 @@ def index_shards(
     refused, DataError, naming every damaged shard, where some are damaged or no sample can be used; what was
     found in the others is kept for the next run.
     """
+    if not patterns:
+        raise UsageError("--shards: give at least one tar, pattern or folder")
     files = find_shards(patterns)
     folder = _output_folder(files, out)
     if overwrite:

@@ -67,11 +67,12 @@ def find_kept(
     findings = Findings()
     work = partial(_filter_shard, criteria=criteria)
     tasks = _shard_tasks(sources)
-    workers = min(workers, sum(len(source.manifest.shards) for source in sources))
+    shards = sum(len(source.manifest.shards) for source in sources)
+    workers = min(workers, shards)
     results = run_in_processes(work, tasks, workers) if workers > 1 else map(work, tasks)
     with RowProgress(sum(len(source) for source in sources), 0, "samples") as progress:
         for (source, first), mask, found in results:
-            if not findings.columns:
+            if shards > 1 and not findings.columns:
                 _warn_of_absent(criteria, found)
             kept[source][first : first + len(mask)] = mask
             findings.add(found)

@@ -7,7 +7,6 @@ import time
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from pipeline.sharding.job import Job
 from pipeline.sharding.packing import sample_members
@@ -45,11 +44,16 @@ def describe_plan(job: Job, workers: int) -> str:
     own = sum(len(shard.slots) for n, shard in enumerate(job.plan.shards) if job.task.owns(n))
     each = f" for each of {job.task.count} tasks" if job.task.count > 1 else ""
     lines.append(f"of {counted(len(tried), 'row')} tried, {rejected:,} would be rejected")
-    time_needed = tqdm.format_interval(max(1, own * seconds / workers))
-    lines.append(f"time: about {time_needed} (minutes:seconds) with {counted(workers, 'worker')}{each}")
+    lines.append(f"time: about {_duration(own * seconds / workers)} with {counted(workers, 'worker')}{each}")
     needed = len(job.table) * bytes_per_row
     lines.append(f"disk: about {needed / 1e6:,.1f} MB{_free(job, needed)}")
     return "\n".join(lines)
+
+
+def _duration(seconds: float) -> str:
+    if seconds >= 5400:
+        return f"{seconds / 3600:.1f} hours"
+    return f"{seconds / 60:.0f} minutes" if seconds >= 90 else f"{max(1, seconds):.0f} s"
 
 
 def _free(job: Job, needed: float) -> str:

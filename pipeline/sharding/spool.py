@@ -15,7 +15,7 @@ from typing import IO
 import numpy as np
 
 from pipeline.sharding.range_readers import close_unwanted
-from pipeline.sharding.row_progress import followed
+from pipeline.sharding.row_progress import RowProgress
 from pipeline.sharding.rows import Fields, Row
 from pipeline.sharding.tables import TableFormat, read_table
 from shards import DataError, UsageError
@@ -68,13 +68,13 @@ def spool_tables(
     digest = hashlib.sha256()
     offset = 0
     splits = bytearray()
-    with ExitStack() as opened:
+    with ExitStack() as opened, RowProgress(None, 0, "rows read") as progress:
         rows, offsets = (tempfile.TemporaryFile(buffering=2**20) for _ in range(2))  # noqa: SIM115
         opened.callback(close_unwanted, rows)
         opened.callback(close_unwanted, offsets)
         for address in addresses:
             before = len(splits)
-            for fields in followed(read_table(address, table), f"rows of {address} read"):
+            for fields in read_table(address, table):
                 line = json.dumps(fields, ensure_ascii=False).encode("utf-8", "surrogatepass")
                 digest.update(line)
                 splits.append(split_of(fields) if split_of else 0)
@@ -83,6 +83,7 @@ def spool_tables(
                     offset += rows.write(line)
                 except OSError as error:
                     raise _spool_failed(address, error) from error
+                progress.advance(1)
             if len(splits) == before:
                 raise UsageError(f"{address}: the table has no rows")
         try:

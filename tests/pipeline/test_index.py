@@ -360,6 +360,11 @@ def test_pattern_that_names_no_shards_is_refused(put, tmp_path, monkeypatch, pat
         find_shards([pattern])
 
 
+def test_no_pattern_at_all_is_refused(run):
+    done = run("index", "--shards")
+    assert (done.returncode, "--shards: give at least one" in done.stderr) == (2, True)
+
+
 def test_shards_of_several_folders_need_a_folder_for_the_manifest(run, put, tmp_path):
     for folder in ("one", "two"):
         (tmp_path / folder).mkdir()

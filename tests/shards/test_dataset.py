@@ -89,7 +89,9 @@ def test_truncated_shard_is_named_with_place_and_remedy(address):
     path = f"{address}/data-000001.tar"
     with open(path, "r+b") as file:
         file.truncate(30_000)
-    with pytest.raises(DataError, match=r"data-000001\.tar: block at byte .* is cut short .*truncated; run"):
+    with pytest.raises(
+        DataError, match=r"data-000001\.tar: block at byte .* is cut short .*truncated; fetch"
+    ):
         [open_dataset(address).read_sample(number) for number in range(70, 140)]
 
 
