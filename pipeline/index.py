@@ -19,7 +19,7 @@ from pipeline.cli import main
 from pipeline.indexing.job import REJECTED, IndexedShards, index_shards
 from pipeline.indexing.report import describe_oddities
 from pipeline.sharding.worker_pool import sigterm_interrupts
-from pipeline.wording import counted
+from pipeline.wording import counted, next_step
 from shards import MemberNames, UsageError
 
 
@@ -92,7 +92,7 @@ def _summarise(done: IndexedShards, names: MemberNames, seconds: float) -> None:
     if manifest.selection:
         print(f"every sample that is left out, and why: {out.locate(REJECTED)}")
     print(f"{seconds:.1f} s, {manifest.total_bytes / 1e6 / seconds:,.0f} MB/s")
-    print(f"next: python -m pipeline.stream --data {out.address} --batch-size 64")
+    print(next_step(out.address, manifest.samples))
 
 
 if __name__ == "__main__":

@@ -36,7 +36,7 @@ from pipeline.sharding.job_folder import REJECTED, JobFolder
 from pipeline.sharding.packing import Treatment
 from pipeline.sharding.transcode import Transcoding
 from pipeline.sharding.worker_pool import sigterm_interrupts
-from pipeline.wording import counted
+from pipeline.wording import counted, next_step
 from shards import DataError, Dataset, Folder, UsageError, open_dataset
 from shards.references import make_reference
 
@@ -137,7 +137,7 @@ def select(config: SelectConfig) -> None:
             folder.delete_leftovers(0, [], alone=True)
             _summarise_view(out)
     print(f"{time.perf_counter() - begin:.1f} s")
-    print(f"next: python -m pipeline.stream --data {out.address} --batch-size 64")
+    print(next_step(out.address, len(open_dataset(out.address))))
 
 
 def _identity(

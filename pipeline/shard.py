@@ -42,7 +42,7 @@ from pipeline.sharding.tables import TableFormat
 from pipeline.sharding.tasks import find_task
 from pipeline.sharding.transcode import Transcoding
 from pipeline.sharding.worker_pool import run_in_processes, sigterm_interrupts
-from pipeline.wording import counted
+from pipeline.wording import counted, next_step
 from shards import DataError, UsageError, open_dataset
 
 SIGTERM_EXIT_CODE = 143
@@ -323,7 +323,7 @@ def _summarise(folder: JobFolder, finished: Sequence[FinishedDataSet], seconds: 
             print(f"  {count:>10,} {reason}")
     rows = sum(result.manifest.samples + result.rejected.total() for result in finished)
     print(f"{seconds:.1f} s, {rows / seconds:,.0f} rows/s; look at {folder.root.locate(REPORT)}")
-    print(f"next: python -m pipeline.stream --data {folder.data_sets[0].address} --batch-size 64")
+    print(next_step(folder.data_sets[0].address, finished[0].manifest.samples))
 
 
 def _say(message: str) -> None:

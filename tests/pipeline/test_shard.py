@@ -105,6 +105,7 @@ def test_the_table_alone_is_enough(run, small, tmp_path):
     done = run("shard", "--csv", "train.csv")
     assert done.returncode == 0, done.stderr
     assert "30 samples in 1 shard," in done.stdout
+    assert done.stdout.endswith("next: python -m pipeline.stream --data shards/train --batch-size 30\n")
     assert "next: python -m pipeline.stream --data shards/train" in done.stdout
     assert len(open_dataset(str(tmp_path / "shards" / "train"))) == 30
 

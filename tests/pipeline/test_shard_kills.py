@@ -107,7 +107,7 @@ def test_killed_jobs_end_with_the_same_bytes_and_no_stray_files(
         last = run("shard", *flags, "--out", out)
         assert last.returncode == 0, last.stderr
         assert hashes(out) == undisturbed
-    assert killed > kills / 2
+    assert killed >= kills / 2
     assert not list((tmp_path / "scratch").iterdir())
 
 
