@@ -149,6 +149,11 @@ def shard(config: ShardConfig) -> None:
     config.check()
     begin = time.perf_counter()
     task = find_task(config.task, os.environ)
+    if config.overwrite and task.count > 1:
+        raise UsageError(
+            f"--overwrite as task {task.index} of {task.count}: each task would delete what the others "
+            "wrote; delete the old data set first, or choose another --out"
+        )
     splits = parse_splits(config.split, config.group_key, config.group_pattern) if config.split else None
     out = output_folder("--out", config.out or f"shards/{_stem(config.csv[0])}")
     folder = JobFolder(out, splits.names if splits else ())
@@ -198,7 +203,7 @@ def _work(config: ShardConfig, job: Job) -> list[FinishedDataSet]:
         restored = job.restore(manifests)
         for data_set in folder.data_sets:
             open_dataset(data_set.address)  # its index may be damaged, or gone
-        written = f"written again, since gone: {counted(restored, 'shard')}"
+        written = f"written again, since gone or cut short: {counted(restored, 'shard')}"
         done = written if restored else "nothing to do"
         print(f"{folder.root.address}: this data set is complete; {done}")
         return []

@@ -186,17 +186,30 @@ class Folder:
         try:
             if not self.remote:
                 return sorted(entry.name for entry in os.scandir(self._root) if entry.is_file())
-            entries = retry(self._list)
-            return sorted(posixpath.basename(e["name"]) for e in entries if e["type"] == "file" and e["size"])
+            return sorted(retry(self._list))
         except (FileNotFoundError, NotADirectoryError):
             return []
         except Exception as error:
             raise self._failed("listing", "", error) from error
 
-    def _list(self) -> list[dict[str, Any]]:
+    def sizes(self) -> dict[str, int]:
+        """The bytes of every file directly in the folder, by name; an absent folder has none."""
+        try:
+            if not self.remote:
+                return {
+                    entry.name: entry.stat().st_size for entry in os.scandir(self._root) if entry.is_file()
+                }
+            return retry(self._list)
+        except (FileNotFoundError, NotADirectoryError):
+            return {}
+        except Exception as error:
+            raise self._failed("listing", "", error) from error
+
+    def _list(self) -> dict[str, int]:
         self._fs.invalidate_cache(self._root)
         entries: list[dict[str, Any]] = self._fs.ls(self._root, detail=True)
-        return entries
+        files = (entry for entry in entries if entry["type"] == "file" and entry["size"])
+        return {posixpath.basename(entry["name"]): entry["size"] for entry in files}
 
     def delete(self, name: str) -> None:
         """Remove a file; one that is not there is fine."""

@@ -1,10 +1,12 @@
 """Images that are files in a local folder, directly by their paths or anywhere in its tree by their names."""
 
+import errno
 import os
 import stat
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import islice
 from pathlib import Path
 
@@ -22,9 +24,12 @@ from pipeline.sharding.member_index import MemberIndex
 from pipeline.sharding.range_readers import SpoolFile
 from pipeline.sharding.row_progress import followed
 from pipeline.sharding.rows import Rejected
+from shards import DataError
 
 _STAT_THREADS, _STATS_AT_A_TIME = 8, 1000  # a network's file system answers many at once
 _USUAL_PATH = 256
+_FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK  # opening a pipe must not wait for its other end
+_NOT_THE_FILES_FAULT = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ESTALE}
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,21 +40,46 @@ class LocalFile:
     name: str
 
     def read(self) -> bytes:
-        """The file's bytes; Rejected where there is none or the name leads out of the folder."""
+        """The file's bytes; Rejected where there is none or the name leads out of the folder. DataError where
+        this machine has run out of something: that must not pass for a fault of the row.
+        """
         try:
-            path = Path(os.path.realpath(os.path.join(self.root, self.name)))
-            if not path.is_relative_to(self.root):
-                raise outside()
-            state = path.stat()
-            if not stat.S_ISREG(state.st_mode):  # a pipe, say, could be read forever
-                raise Rejected("not a file")
-            if state.st_size > LARGEST_IMAGE:
-                raise Rejected("too large")
-            return path.read_bytes()
+            descriptor = self._open()
+            try:
+                state = os.fstat(descriptor)
+                if not stat.S_ISREG(state.st_mode):  # a pipe, say, could be read forever
+                    raise Rejected("not a file")
+                if state.st_size > LARGEST_IMAGE:
+                    raise Rejected("too large")
+                with open(descriptor, "rb", buffering=0, closefd=False) as file:
+                    return file.read()
+            finally:
+                os.close(descriptor)
         except FileNotFoundError:
             raise missing() from None
         except (OSError, ValueError) as error:  # a name with a null byte, or longer than the system allows
+            if isinstance(error, OSError) and error.errno in _NOT_THE_FILES_FAULT:
+                raise DataError(
+                    f"{os.path.join(self.root, self.name)}: reading failed: {error.strerror}; the same "
+                    "command goes on where this one stopped"
+                ) from error
             raise Rejected(f"unreadable ({getattr(error, 'strerror', None) or error})") from error
+
+    def _open(self) -> int:
+        """A descriptor of the file, wherever in the folder its name leads."""
+        path = os.path.join(self.root, self.name)
+        folder, name = os.path.split(path)
+        if name not in ("", ".", ".."):
+            real = os.path.join(_real_folder(folder), name)
+            _check_inside(real, self.root)
+            try:
+                return os.open(real, _FLAGS | os.O_NOFOLLOW)
+            except OSError as error:
+                if error.errno != errno.ELOOP:  # a symbolic link
+                    raise
+        real = os.path.realpath(path)
+        _check_inside(real, self.root)
+        return os.open(real, _FLAGS)
 
     def size(self) -> int:
         """The file's bytes; 0 where it cannot be read."""
@@ -67,6 +97,16 @@ class LocalFile:
             return Path(path).is_relative_to(self.root) and os.path.isfile(path)
         except (OSError, ValueError):
             return False
+
+
+@lru_cache(maxsize=4096)
+def _real_folder(folder: str) -> str:
+    return os.path.realpath(folder)
+
+
+def _check_inside(path: str, root: str) -> None:
+    if not path.startswith(os.path.join(root, "")):
+        raise outside()
 
 
 class FolderImages:

@@ -150,10 +150,12 @@ class Job:
         for folder, account in zip(self.folder.data_sets, accounts, strict=True):
             if not account.samples:
                 reason, count = account.rejected.most_common(1)[0]
+                self.folder.clean_up()  # so that the same command tries these rows again
                 raise DataError(
                     f"all {account.rejected.total():,} rows for {folder.address} were rejected, {count:,} of "
                     f"them because: {reason}; images were looked for in {self.images.identity}; every row "
-                    f"and its reason is in {self.folder.root.locate(REJECTED)}"
+                    f"and its reason is in {self.folder.root.locate(REJECTED)}; mend them, and give the same "
+                    "command again"
                 )
         rejected = sum(account.rejected.total() for account in accounts)
         if self._too_many(rejected):
@@ -194,15 +196,15 @@ class Job:
         return dataset_report(self.folder.root.name, sections)
 
     def restore(self, manifests: list[Manifest]) -> int:
-        """Write shards again that the manifests list but that are gone; how many. Raises DataError where they
-        cannot be made as they were.
+        """Write shards again that the manifests list but that are gone or cut short; how many. Raises
+        DataError where they cannot be made as they were.
         """
         planned = {(shard.split, shard.number): shard for shard in self.plan.shards}
         shards, records = [], []
         alone = self.task.count == 1
         for split, manifest in enumerate(manifests):
-            there = set(self.folder.data_sets[split].names())
-            gone = [record for record in manifest.shards if record.name not in there]
+            sizes = self.folder.data_sets[split].sizes()
+            gone = [record for record in manifest.shards if sizes.get(record.name) != record.bytes]
             # The folder, and with it the shards, may have had another name: the numbers stay.
             shards += [planned[split, _number(record.name)] for record in gone]
             records += gone

@@ -139,7 +139,9 @@ class JobFolder:
     def _identity_there(self) -> dict[str, Any] | None:
         """What the folder holds, finished or begun; None where that is nothing."""
         try:
-            plan: dict[str, Any] = json.loads(self.root.read(PLAN))
+            plan = json.loads(self.root.read(PLAN))
+            if not isinstance(plan, dict):
+                raise ValueError
             return plan
         except FileNotFoundError:
             pass

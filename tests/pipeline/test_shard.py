@@ -291,7 +291,7 @@ def test_a_shard_that_was_deleted_is_written_again(run, small, hashes, tmp_path)
     before = hashes(tmp_path / "a")
     (tmp_path / "a" / "set" / "set-000001.tar").unlink()
     done = run("shard", "--csv", small, "--samples-per-shard", 10, "--out", "a/set")
-    assert (done.returncode, "written again, since gone: 1 shard" in done.stdout) == (0, True)
+    assert (done.returncode, "written again, since gone or cut short: 1 shard" in done.stdout) == (0, True)
     assert hashes(tmp_path / "a") == before
 
 

@@ -254,3 +254,42 @@ def test_sigterm_finishes_the_shards_in_work(shared, start_shard, sample_shards,
     assert len(list(out.glob("*.tar"))) < 9
     assert start_shard(*flags).wait(60) == 0
     assert len(open_dataset(str(out))) == 225
+
+
+def test_a_task_never_overwrites_what_the_others_wrote(run, articles, hashes, tmp_path):
+    flags = ("--csv", articles, "--out", "a/set")
+    assert run("shard", *flags).returncode == 0
+    before = hashes(tmp_path / "a")
+    done = run("shard", *flags, "--seed", 1, "--task", "0/2", "--overwrite")
+    assert (done.returncode, "delete the old data set first" in done.stderr) == (2, True)
+    assert hashes(tmp_path / "a") == before
+
+
+def test_a_shard_cut_short_after_the_job_is_written_again(run, articles, hashes, tmp_path):
+    assert run("shard", "--csv", articles, "--out", "a/set").returncode == 0
+    before = hashes(tmp_path / "a")
+    shard = tmp_path / "a" / "set" / "set-000000.tar"
+    shard.write_bytes(shard.read_bytes()[:-5000])
+    assert "since gone or cut short: 1 shard" in run("shard", "--csv", articles, "--out", "a/set").stdout
+    assert hashes(tmp_path / "a") == before
+
+
+def test_a_job_whose_rows_were_all_rejected_can_be_given_again_once_they_are_mended(
+    run, small, picture, tmp_path
+):
+    images = {f"{number}.png": (tmp_path / f"{number}.png").read_bytes() for number in range(30)}
+    for name in images:
+        (tmp_path / name).write_bytes(b"")
+    done = run("shard", "--csv", small)
+    assert (done.returncode, "all 30 rows" in done.stderr, "empty file" in done.stderr) == (1, True, True)
+    for name, data in images.items():
+        (tmp_path / name).write_bytes(data)
+    assert run("shard", "--csv", small).returncode == 0
+    assert len(open_dataset(str(tmp_path / "shards" / "train"))) == 30
+
+
+def test_a_plan_that_is_no_plan_is_said(run, articles, tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "plan.json").write_text("[1]")
+    done = run("shard", "--csv", articles, "--out", "a")
+    assert (done.returncode, "a/plan.json: damaged" in done.stderr) == (1, True), done.stderr

@@ -114,7 +114,13 @@ def test_a_folder_travels_to_other_processes(folder):
     assert pickle.loads(pickle.dumps(folder)).read("a") == b"1"
 
 
-@pytest.mark.parametrize("fault", fault_proxy.TRANSIENT)
+@pytest.mark.parametrize(
+    "fault",
+    [
+        pytest.param(fault, marks=() if fault in ("unavailable", "reset after") else pytest.mark.slow)
+        for fault in fault_proxy.TRANSIENT
+    ],
+)
 def test_transient_faults_of_every_request_are_outlasted(remote, large, fault):
     seen: set[str] = set()
 

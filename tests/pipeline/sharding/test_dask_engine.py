@@ -155,6 +155,7 @@ def test_a_worker_killed_in_the_middle_loses_and_doubles_nothing(new_cluster, wo
     assert len(begun) > len(set(begun)) == 8  # the killed one was in the middle of a task
 
 
+@pytest.mark.slow
 def test_a_job_waits_for_workers_and_gives_up_in_the_end(new_cluster, capfd):
     cluster = new_cluster(0)
     threading.Timer(1, cluster.add_worker).start()
@@ -177,6 +178,7 @@ def test_a_task_that_kills_every_worker_is_given_up(new_cluster):
         list(run_on_dask(cluster.address, os._exit, [9]))
 
 
+@pytest.mark.slow
 def test_the_job_ends_where_the_scheduler_is_lost(new_cluster):
     cluster = new_cluster(1)
     results = run_on_dask(cluster.address, abs, itertools.count())
@@ -216,6 +218,7 @@ def test_what_is_no_address_is_refused():
         list(run_on_dask("scheduler.json", abs, [1]))
 
 
+@pytest.mark.slow
 def test_workers_without_the_code_of_the_work_are_named(cluster, tmp_path, monkeypatch):
     (tmp_path / "only_here.py").write_text("def double(number):\n    return 2 * number\n")
     monkeypatch.syspath_prepend(tmp_path)
