@@ -27,6 +27,7 @@ import tyro
 
 from pipeline.checks import check_at_least, output_folder, parse_bytes, parse_share
 from pipeline.cli import main
+from pipeline.job_progress import JobProgress, Unit
 from pipeline.sharding.dask_engine import run_on_dask
 from pipeline.sharding.dry_run import describe_plan
 from pipeline.sharding.image_check import ImageRules
@@ -35,7 +36,6 @@ from pipeline.sharding.job import Engine, FinishedDataSet, Job, Stopped
 from pipeline.sharding.job_folder import REJECTED, REPORT, JobFolder
 from pipeline.sharding.packing import Treatment
 from pipeline.sharding.plan import PackingPlan
-from pipeline.sharding.row_progress import RowProgress
 from pipeline.sharding.splits import GroupCounter, Splits, parse_splits
 from pipeline.sharding.spool import SpooledTable, spool_tables
 from pipeline.sharding.tables import TableFormat
@@ -263,7 +263,7 @@ def _plan(
     if config.max_shard_size is not None:
         limit = parse_bytes("--max-shard-size", config.max_shard_size)
         sizes = np.zeros(len(table), np.uint32)
-        with RowProgress(len(table), 0, "images' sizes") as progress:
+        with JobProgress(len(table), 0, Unit("images' sizes")) as progress:
             for start in range(0, len(table), 10_000):
                 rows = table.rows(np.arange(start, min(start + 10_000, len(table))))
                 found = images.sizes([row.image for row in rows])

@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 
 from pipeline.checks import output_folder
-from pipeline.indexing.byte_progress import ByteProgress
 from pipeline.indexing.describe_shard import DescribedShard, describe_shard
 from pipeline.indexing.parts import delete_parts, read_parts, write_part
 from pipeline.indexing.report import printable, unmapped_advice, unusable_csv
 from pipeline.indexing.shard_files import ShardFile, find_shards
+from pipeline.job_progress import MEGABYTES, JobProgress
 from pipeline.sharding.worker_pool import run_in_processes
 from pipeline.wording import counted
 from shards import DataError, Folder, Manifest, MemberNames, UsageError, write_manifest
@@ -146,7 +146,9 @@ def _describe_all(
     work = partial(_describe_and_keep, out=out, names=names)
     count = max(1, min(workers or len(os.sched_getaffinity(0)), len(files)))
     results = run_in_processes(work, files, count) if count > 1 else map(work, files)
-    with ByteProgress(progress_before + sum(file.size for file in files), progress_before) as progress:
+    with JobProgress(
+        progress_before + sum(file.size for file in files), progress_before, MEGABYTES
+    ) as progress:
         for file, result in results:
             progress.advance(file.size)
             if isinstance(result, str):

@@ -5,9 +5,9 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from pipeline.indexing.byte_progress import ByteProgress
 from pipeline.indexing.job import TOOL as INDEX_TOOL
 from pipeline.inspecting.verify_shard import Expected, Verified, verify_shard
+from pipeline.job_progress import MEGABYTES, JobProgress
 from pipeline.sharding.worker_pool import run_in_processes
 from shards import Dataset
 from shards.references import resolve_reference
@@ -21,7 +21,7 @@ def verify_shards(dataset: Dataset, workers: int | None) -> list[Verified]:
     count = max(1, min(workers or len(os.sched_getaffinity(0)), len(expected)))
     bad: dict[str, Verified] = {}
     results = run_in_processes(verify_shard, expected, count) if count > 1 else map(verify_shard, expected)
-    with ByteProgress(dataset.manifest.total_bytes) as progress:
+    with JobProgress(dataset.manifest.total_bytes, unit=MEGABYTES) as progress:
         for verified in results:
             progress.advance(verified.bytes)
             if verified.problems:

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.job_progress import JobProgress, Unit
 from pipeline.selection.exclusion import Exclusion
 from pipeline.selection.where import OWN_NAMES, Where
-from pipeline.sharding.row_progress import RowProgress
 from pipeline.sharding.worker_pool import run_in_processes
 from shards import Dataset, Sample, UsageError
 
@@ -70,7 +70,7 @@ def find_kept(
     shards = sum(len(source.manifest.shards) for source in sources)
     workers = min(workers, shards)
     results = run_in_processes(work, tasks, workers) if workers > 1 else map(work, tasks)
-    with RowProgress(sum(len(source) for source in sources), 0, "samples") as progress:
+    with JobProgress(sum(len(source) for source in sources), 0, Unit("samples")) as progress:
         for (source, first), mask, found in results:
             if shards > 1 and not findings.columns:
                 _warn_of_absent(criteria, found)

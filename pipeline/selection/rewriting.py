@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.job_progress import JobProgress, Unit
 from pipeline.selection.filtering import parse_columns
 from pipeline.sharding.account import RejectedRows, gather
 from pipeline.sharding.job import FinishedDataSet, Stopped
@@ -20,7 +21,6 @@ from pipeline.sharding.job_folder import REJECTED, JobFolder
 from pipeline.sharding.packing import Treatment, write_described
 from pipeline.sharding.plan import PackingPlan, PlannedShard
 from pipeline.sharding.read_ahead import read_ahead
-from pipeline.sharding.row_progress import RowProgress
 from pipeline.sharding.rows import Rejected, RejectedRow
 from pipeline.sharding.statistics import Statistics
 from pipeline.sharding.transcode import process_image
@@ -79,7 +79,7 @@ class Rewriting:
         total = int(self._firsts[-1])
         done = total - sum(len(shard.slots) for shard in missing)
         work = partial(rewrite_shard, treatment=self._treatment)
-        with RowProgress(total, done, "samples") as progress, sigterm_waits() as stopping:
+        with JobProgress(total, done, Unit("samples")) as progress, sigterm_waits() as stopping:
             for samples in run_in_processes(work, map(self._task, missing), workers, stopping):
                 progress.advance(samples)
             if stopping():

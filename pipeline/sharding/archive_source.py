@@ -4,11 +4,11 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
+from pipeline.job_progress import followed
 from pipeline.sharding.archive_file import ArchiveFile, identity
 from pipeline.sharding.image_names import NotHere
 from pipeline.sharding.member_index import MemberIndex
 from pipeline.sharding.range_readers import RangeReader
-from pipeline.sharding.row_progress import followed
 from pipeline.sharding.rows import Rejected
 from shards import UsageError
 

@@ -10,6 +10,7 @@ from functools import lru_cache
 from itertools import islice
 from pathlib import Path
 
+from pipeline.job_progress import followed
 from pipeline.sharding.archive_file import identity
 from pipeline.sharding.image_names import (
     LARGEST_IMAGE,
@@ -22,7 +23,6 @@ from pipeline.sharding.image_names import (
 )
 from pipeline.sharding.member_index import MemberIndex
 from pipeline.sharding.range_readers import SpoolFile
-from pipeline.sharding.row_progress import followed
 from pipeline.sharding.rows import Rejected
 from shards import DataError
 

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from pipeline.job_progress import JobProgress, Unit
 from pipeline.sharding.account import Account, RejectedRows, gather
 from pipeline.sharding.dataset_report import Section, dataset_report
 from pipeline.sharding.duplicates import (
@@ -29,7 +30,6 @@ from pipeline.sharding.image_sources import ImageSource, Location
 from pipeline.sharding.job_folder import DUPLICATES, REJECTED, REPORT, JobFolder
 from pipeline.sharding.packing import PackedShard, PackingTask, Treatment, pack_shard, restore_shard, usable
 from pipeline.sharding.plan import PackingPlan, PlannedShard
-from pipeline.sharding.row_progress import RowProgress
 from pipeline.sharding.rows import Rejected, Row
 from pipeline.sharding.spool import SpooledTable
 from pipeline.sharding.statistics import Statistics
@@ -90,7 +90,7 @@ class Job:
         missing = [n for n in range(chunks) if self.task.owns(n) and hashes_name(n) not in there]
         tasks = (HashingTask(root, hashes_name(n), self._chunk_images(n)) for n in missing)
         with (
-            RowProgress(CHUNK_ROWS * len(missing), 0, "rows hashed") as progress,
+            JobProgress(CHUNK_ROWS * len(missing), 0, Unit("rows hashed")) as progress,
             closing(self._run(hash_images, tasks)) as hashed,
         ):
             for rows in hashed:
@@ -118,7 +118,7 @@ class Job:
         rejected = 0
         work = partial(pack_shard, treatment=self.treatment)
         with (
-            RowProgress(sum(len(shard.slots) for shard in own), done) as progress,
+            JobProgress(sum(len(shard.slots) for shard in own), done) as progress,
             closing(
                 self._run(work, self._tasks(missing), until=lambda: self._too_many(rejected))
             ) as outcomes,

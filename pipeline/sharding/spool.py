@@ -14,8 +14,8 @@ from typing import IO
 
 import numpy as np
 
+from pipeline.job_progress import JobProgress, Unit
 from pipeline.sharding.range_readers import close_unwanted
-from pipeline.sharding.row_progress import RowProgress
 from pipeline.sharding.rows import Fields, Row
 from pipeline.sharding.tables import TableFormat, read_table
 from shards import DataError, UsageError
@@ -68,7 +68,7 @@ def spool_tables(
     digest = hashlib.sha256()
     offset = 0
     splits = bytearray()
-    with ExitStack() as opened, RowProgress(None, 0, "rows read") as progress:
+    with ExitStack() as opened, JobProgress(None, 0, Unit("rows read")) as progress:
         rows, offsets = (tempfile.TemporaryFile(buffering=2**20) for _ in range(2))  # noqa: SIM115
         opened.callback(close_unwanted, rows)
         opened.callback(close_unwanted, offsets)

@@ -2,14 +2,14 @@
 
 from pathlib import Path
 
-from pipeline.sharding import row_progress
-from pipeline.sharding.row_progress import followed
+from pipeline import job_progress
+from pipeline.job_progress import followed
 from pipeline.sharding.spool import spool_tables
 from pipeline.sharding.tables import TableFormat
 
 
 def test_a_long_list_says_how_far_it_is_and_loses_nothing(monkeypatch, capsys):
-    monkeypatch.setattr(row_progress, "SECONDS_BETWEEN_LINES", 0.0)
+    monkeypatch.setattr(job_progress, "SECONDS_BETWEEN_LINES", 0.0)
     assert list(followed(range(600), "files listed in a.zip")) == list(range(600))
     lines = capsys.readouterr().err.splitlines()
     assert [line.split(", ")[0] for line in lines] == [
@@ -19,7 +19,7 @@ def test_a_long_list_says_how_far_it_is_and_loses_nothing(monkeypatch, capsys):
 
 
 def test_reading_tables_says_how_far_it_is_through_all_of_them(monkeypatch, capsys, tmp_path):
-    monkeypatch.setattr(row_progress, "SECONDS_BETWEEN_LINES", 0.0)
+    monkeypatch.setattr(job_progress, "SECONDS_BETWEEN_LINES", 0.0)
     tables = [str(tmp_path / name) for name in ("a.csv", "b.csv")]
     for table in tables:
         Path(table).write_text("image,caption\n1.png,one\n2.png,two\n")
