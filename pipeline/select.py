@@ -14,7 +14,6 @@ with or without folder and extension, PMC ids in them, or values of the column -
 """
 
 import os
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import MISSING, dataclass, fields
@@ -31,7 +30,8 @@ from pipeline.selection.rewriting import DAMAGED, Rewriting
 from pipeline.selection.sources import common_names, open_sources
 from pipeline.selection.view import unused_share, write_view
 from pipeline.selection.where import Where
-from pipeline.sharding.job import FinishedDataSet, Stopped
+from pipeline.sharding.endings import print_summary, resumable
+from pipeline.sharding.job import FinishedDataSet
 from pipeline.sharding.job_folder import REJECTED, JobFolder
 from pipeline.sharding.packing import Treatment
 from pipeline.sharding.transcode import Transcoding
@@ -40,7 +40,6 @@ from pipeline.wording import counted, next_step
 from shards import DataError, Dataset, Folder, UsageError, open_dataset
 from shards.references import make_reference
 
-SIGTERM_EXIT_CODE = 143
 UNUSED_SHARE_TO_REWRITE = 0.3
 _ONLY_WITH_REWRITE = ("samples_per_shard", "seed", "resize", "format", "quality")
 
@@ -211,14 +210,8 @@ def _rewrite(
         samples_per_shard=config.samples_per_shard,
         treatment=Treatment(transcoding=config.transcoding),
     )
-    try:
+    with resumable():
         job.pack(workers)
-    except Stopped:
-        _say("SIGTERM: the shards in work were finished; the same command goes on with the others")
-        sys.exit(SIGTERM_EXIT_CODE)
-    except KeyboardInterrupt:
-        _say("finished shards are kept; the same command goes on with the others")
-        raise
     return job.finish(made_by)
 
 
@@ -237,23 +230,9 @@ def _summarise_view(out: Folder) -> None:
 
 
 def _summarise_rewriting(out: Folder, finished: FinishedDataSet, addresses: Sequence[str]) -> None:
-    manifest = finished.manifest
-    print(
-        f"{out.address}: {counted(manifest.samples, 'sample')} in {counted(len(manifest.shards), 'shard')}, "
-        f"{manifest.total_bytes / 1e6:,.1f} MB"
-    )
-    for line in finished.statistics.summary_lines():
-        print(f"  {line}")
-    rejected = finished.rejected.total()
-    print(f"  rejected samples: {rejected:,}" + (f", see {out.locate(REJECTED)}" if rejected else ""))
-    for reason, count in finished.rejected.most_common():
-        print(f"  {count:>10,} {reason}")
+    print_summary(out.address, finished, out.locate(REJECTED), "sample")
     if finished.rejected[DAMAGED]:
         print(f"  to see what is damaged: python -m pipeline.inspect --data {addresses[0]} --verify")
-
-
-def _say(message: str) -> None:
-    print(message, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

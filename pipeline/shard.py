@@ -13,7 +13,6 @@ ask for something else. Interrupted, the same command goes on with the shards th
 
 import os
 import re
-import sys
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -30,9 +29,10 @@ from pipeline.cli import main
 from pipeline.job_progress import JobProgress, Unit
 from pipeline.sharding.dask_engine import run_on_dask
 from pipeline.sharding.dry_run import describe_plan
+from pipeline.sharding.endings import print_summary, resumable, say
 from pipeline.sharding.image_check import ImageRules
 from pipeline.sharding.image_sources import ImageSource, open_image_source
-from pipeline.sharding.job import Engine, FinishedDataSet, Job, Stopped
+from pipeline.sharding.job import Engine, FinishedDataSet, Job
 from pipeline.sharding.job_folder import REJECTED, REPORT, JobFolder
 from pipeline.sharding.packing import Treatment
 from pipeline.sharding.plan import PackingPlan
@@ -41,11 +41,9 @@ from pipeline.sharding.spool import SpooledTable, spool_tables
 from pipeline.sharding.tables import TableFormat
 from pipeline.sharding.tasks import find_task
 from pipeline.sharding.transcode import Transcoding
-from pipeline.sharding.worker_pool import run_in_processes, sigterm_interrupts
+from pipeline.sharding.worker_pool import prepare_processes, run_in_processes, sigterm_interrupts
 from pipeline.wording import counted, next_step
 from shards import DataError, UsageError, open_dataset
-
-SIGTERM_EXIT_CODE = 143
 
 
 @dataclass(frozen=True)
@@ -158,6 +156,8 @@ def shard(config: ShardConfig) -> None:
     out = output_folder("--out", config.out or f"shards/{_stem(config.csv[0])}")
     folder = JobFolder(out, splits.names if splits else ())
     workers = config.workers or len(os.sched_getaffinity(0))
+    if config.dask is None:
+        prepare_processes()
     with sigterm_interrupts(), ExitStack() as opened:
         table = opened.enter_context(_read_tables(config, splits))
         tried = np.linspace(0, len(table) - 1, min(100, len(table))).astype(np.int64)
@@ -178,14 +178,8 @@ def shard(config: ShardConfig) -> None:
             print(describe_plan(job, workers))
             return
         folder.claim(job.identity, overwrite=config.overwrite)
-        try:
+        with resumable():
             finished = _work(config, job)
-        except Stopped:
-            _say("SIGTERM: the shards in work were finished; the same command goes on with the others")
-            sys.exit(SIGTERM_EXIT_CODE)
-        except KeyboardInterrupt:
-            _say("finished shards are kept; the same command goes on with the others")
-            raise
     if finished:
         _summarise(folder, finished, time.perf_counter() - begin)
 
@@ -208,7 +202,7 @@ def _work(config: ShardConfig, job: Job) -> list[FinishedDataSet]:
         print(f"{folder.root.address}: this data set is complete; {done}")
         return []
     if task.count > 1:
-        _say(f"task {task.index} of {task.count} ({task.source})")
+        say(f"task {task.index} of {task.count} ({task.source})")
     if config.drop_duplicates and not job.find_duplicates():
         print(
             f"{folder.root.address}: this task's images are hashed, those of other tasks are not yet; "
@@ -249,7 +243,7 @@ def _read_tables(config: ShardConfig, splits: Splits | None) -> SpooledTable:
             "more, or leave it out"
         )
     if groups.ungrouped:
-        _say(
+        say(
             f"{groups.ungrouped:,} of {counted(len(table), 'row')} without a group "
             f"({splits.where_groups_are}): --split takes each of their images for a group of its own"
         )
@@ -312,27 +306,10 @@ def _engine(config: ShardConfig, workers: int) -> Engine:
 
 def _summarise(folder: JobFolder, finished: Sequence[FinishedDataSet], seconds: float) -> None:
     for data_set, result in zip(folder.data_sets, finished, strict=True):
-        manifest = result.manifest
-        print(
-            f"{data_set.address}: {counted(manifest.samples, 'sample')} in "
-            f"{counted(len(manifest.shards), 'shard')}, "
-            f"{manifest.total_bytes / 1e6:,.1f} MB"
-        )
-        for line in result.statistics.summary_lines():
-            print(f"  {line}")
-        rejected = result.rejected.total()
-        print(
-            f"  rejected rows: {rejected:,}" + (f", see {folder.root.locate(REJECTED)}" if rejected else "")
-        )
-        for reason, count in result.rejected.most_common():
-            print(f"  {count:>10,} {reason}")
+        print_summary(data_set.address, result, folder.root.locate(REJECTED), "row")
     rows = sum(result.manifest.samples + result.rejected.total() for result in finished)
     print(f"{seconds:.1f} s, {rows / seconds:,.0f} rows/s; look at {folder.root.locate(REPORT)}")
     print(next_step(folder.data_sets[0].address, finished[0].manifest.samples))
-
-
-def _say(message: str) -> None:
-    print(message, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

@@ -2,11 +2,13 @@
 
 import os
 import runpy
+import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -103,6 +105,53 @@ def launch():
 def command_environment(**changes: str) -> dict[str, str]:
     """The environment in which tests run commands: one arithmetic thread each, as torchrun has it."""
     return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(PROJECT), **changes}
+
+
+@pytest.fixture
+def start(tmp_path):
+    """`start("shard", "--csv", table, AWS_PROFILE="x")`: the command as a process with a session of its own,
+    in `tmp_path`; whatever of the session is alive after the test is killed.
+    """
+    started: list[subprocess.Popen[str]] = []
+
+    def start_command(command: str, *arguments: object, **environment: str) -> "subprocess.Popen[str]":
+        process = subprocess.Popen(
+            [*launcher(1, command), *map(str, arguments)],
+            cwd=tmp_path,
+            env=command_environment(**environment),
+            start_new_session=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        started.append(process)
+        return process
+
+    yield start_command
+    for leader in started:
+        for process in processes_of_session(leader.pid):
+            with suppress(ProcessLookupError):
+                os.kill(process, signal.SIGKILL)
+        leader.communicate()
+
+
+@pytest.fixture(scope="session")
+def session_processes() -> Callable[[int], list[int]]:
+    """`session_processes(pid)`: the processes alive in the session that a started command leads."""
+    return processes_of_session
+
+
+def processes_of_session(session: int) -> list[int]:
+    """The processes of a session that are alive."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = entry.read_text().rsplit(")", 1)[1].split()
+        except OSError:
+            continue
+        if int(fields[3]) == session and fields[0] != "Z":
+            found.append(int(entry.parent.name))
+    return found
 
 
 @pytest.fixture(scope="session")

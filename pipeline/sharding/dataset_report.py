@@ -1,6 +1,7 @@
 """A page about a new data set: what was kept and rejected, what the samples are like, and some to look at."""
 
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from html import escape
 
@@ -98,10 +99,12 @@ def _quantiles(statistics: Statistics) -> str:
 def _contact_sheet(examples: Sequence[Example]) -> str:
     if not examples:
         return ""
+    with ThreadPoolExecutor() as threads:
+        thumbnails = threads.map(_thumbnail, (example.image for example in examples))
     cards = "".join(
-        f'<div class="card">{_thumbnail(example.image)}{caption_html(example.caption)}'
+        f'<div class="card">{thumbnail}{caption_html(example.caption)}'
         f'<p class="key">{escape(example.key)}</p></div>'
-        for example in examples
+        for example, thumbnail in zip(examples, thumbnails, strict=True)
     )
     return f'<h3>{len(examples):,} of the samples</h3><div class="sheet">{cards}</div>'
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from pipeline.sharding.dataset_report import Example
 from shards import Folder, MemberNames, WrittenShard
-from shards.dataset import parse_sample
+from shards.sample import parse_sample
 
 EXAMPLES = 48
 

@@ -10,8 +10,9 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, as_completed, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from multiprocessing import resource_tracker
+from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import Connection
+from multiprocessing.context import ForkServerContext
 from types import FrameType
 from typing import TypeVar, cast
 
@@ -21,6 +22,7 @@ Task = TypeVar("Task")
 Result = TypeVar("Result")
 _NO_TASK = object()
 _SECONDS_BETWEEN_LOOKS = 0.5
+_PRELOADED = ["pipeline.sharding.job", "tyro"]
 
 
 def run_in_processes(
@@ -35,9 +37,9 @@ def run_in_processes(
     one task, or an interrupt here, ends the workers at once, in the middle of what they do: each result is to
     be all or nothing. Raises DataError where a worker was killed or ran out of memory.
     """
-    # Workers are spawned, so that they hold nothing of this process's threads and files: this process alone
-    # has the writing end, and its death, too, closes it.
-    context = multiprocessing.get_context("spawn")
+    context = prepare_processes()
+    # Workers hold nothing of this process's threads and files: this process alone has the writing end, and
+    # its death, too, closes it.
     lifeline, holder = context.Pipe(duplex=False)
     pool = ProcessPoolExecutor(workers, context, initializer=_prepare_worker, initargs=(lifeline,))
     under_way: set[Future[Result]] = set()
@@ -65,6 +67,18 @@ def run_in_processes(
         pool.shutdown()
         holder.close()
         lifeline.close()
+
+
+def prepare_processes() -> ForkServerContext:
+    """Start the process that workers are forked from, which imports in the background what they need.
+
+    Called early, it is ready when the first task is.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(_PRELOADED)
+    with _signals_held():
+        forkserver.ensure_running()
+    return context
 
 
 @contextmanager

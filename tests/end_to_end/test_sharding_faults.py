@@ -61,28 +61,9 @@ def out(s3, request) -> str:
 
 
 @pytest.fixture
-def start(flags, launch):
-    """`start(out)`: the job as a process, leader of a session."""
-    launcher, environment = launch
-    started: list[subprocess.Popen[str]] = []
-
-    def start_job(out: str) -> "subprocess.Popen[str]":
-        job = subprocess.Popen(
-            [*launcher(1, "shard"), *map(str, flags), "--out", out],
-            env=environment(),
-            start_new_session=True,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        started.append(job)
-        return job
-
-    yield start_job
-    for job in started:
-        if job.poll() is None:
-            os.killpg(job.pid, signal.SIGKILL)
-        job.communicate()
+def start_job(start, flags):
+    """`start_job(out)`: the job as a process, leader of a session."""
+    return lambda out: start("shard", *flags, "--out", out)
 
 
 def objects(out: str) -> dict[str, bytes]:
@@ -140,12 +121,12 @@ def test_permanent_failure_is_one_message_and_the_same_command_finishes(
 
 
 @pytest.mark.parametrize("kills", [3, pytest.param(20, marks=pytest.mark.slow)])
-def test_killed_jobs_end_with_the_same_objects_and_no_strays(start, run, flags, out, undisturbed, kills):
+def test_killed_jobs_end_with_the_same_objects_and_no_strays(start_job, run, flags, out, undisturbed, kills):
     moments = random.Random(kills)
     killed = 0
     for _ in range(kills):
         with faulty_s3(lambda number, line: None) as proxy:
-            job = start(out)
+            job = start_job(out)
             requests = moments.randrange(1, 45)
             while len(proxy.met) < requests and job.poll() is None:
                 time.sleep(0.002)

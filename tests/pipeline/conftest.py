@@ -3,9 +3,8 @@
 import csv
 import hashlib
 import io
-import os
-import subprocess
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -63,46 +62,7 @@ def small(tmp_path, picture, write_table) -> Path:
 
 
 @pytest.fixture
-def start_shard(launch, tmp_path):
+def start_shard(start, tmp_path):
     """`start_shard("--csv", table, …)`: the command, leader of a session, with its own scratch folder."""
-    launcher, environment = launch
     (tmp_path / "scratch").mkdir()
-    started = []
-
-    def start(*arguments: object) -> "subprocess.Popen[str]":
-        job = subprocess.Popen(
-            [*launcher(1, "shard"), *map(str, arguments)],
-            cwd=tmp_path,
-            env=environment(TMPDIR=str(tmp_path / "scratch")),
-            start_new_session=True,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        started.append(job)
-        return job
-
-    yield start
-    for job in started:
-        for process in processes_of_session(job.pid):
-            os.kill(process, 9)
-        job.communicate()
-
-
-@pytest.fixture(scope="session")
-def session_processes() -> Callable[[int], list[int]]:
-    """`session_processes(pid)`: the processes alive in the session that a started command leads."""
-    return processes_of_session
-
-
-def processes_of_session(session: int) -> list[int]:
-    """The processes of a session that are alive."""
-    found = []
-    for entry in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            fields = entry.read_text().rsplit(")", 1)[1].split()
-        except OSError:
-            continue
-        if int(fields[3]) == session and fields[0] != "Z":
-            found.append(int(entry.parent.name))
-    return found
+    return partial(start, "shard", TMPDIR=str(tmp_path / "scratch"))

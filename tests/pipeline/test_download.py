@@ -24,36 +24,18 @@ def hub():
 
 
 @pytest.fixture
-def start(hub, launch, tmp_path):
-    """`start("pmc-oa", …)`: the command, in `tmp_path`, with the server as its hub."""
-    launcher, environment = launch
-    started = []
-
-    def start_command(*arguments: object, **changes: str) -> "subprocess.Popen[str]":
-        settings = {"HF_ENDPOINT": hub.endpoint, "HF_HOME": str(tmp_path / "home"), "HF_TOKEN": "", **changes}
-        process = subprocess.Popen(
-            [*launcher(1, "download"), *map(str, arguments)],
-            cwd=tmp_path,
-            env=environment(**settings),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        started.append(process)
-        return process
-
-    yield start_command
-    for process in started:
-        process.kill()
-        process.communicate()
+def start_download(start, hub, tmp_path):
+    """`start_download("pmc-oa", …)`: the command, in `tmp_path`, with the server as its hub."""
+    settings = {"HF_ENDPOINT": hub.endpoint, "HF_HOME": str(tmp_path / "home"), "HF_TOKEN": ""}
+    return lambda *arguments, **changes: start("download", *arguments, **{**settings, **changes})
 
 
 @pytest.fixture
-def download(start):
+def download(start_download):
     """`download("pmc-oa", …)`: the command's exit code, output and errors."""
 
     def run_command(*arguments: object, **changes: str) -> tuple[int, str, str]:
-        process = start(*arguments, **changes)
+        process = start_download(*arguments, **changes)
         printed, said = process.communicate(timeout=60)
         assert "Traceback" not in said, said
         return process.returncode, printed, said
@@ -78,10 +60,10 @@ def images_part(folder: Path) -> Path | None:
 
 
 @pytest.fixture
-def half_way(hub, start, tmp_path):
+def half_way(hub, start_download, tmp_path):
     """A download that holds 10 MiB of the images (huggingface_hub writes that much at once), then waits."""
     hub.stalls_after = 12 * MEGABYTE
-    job = start("pmc-oa")
+    job = start_download("pmc-oa")
 
     def has_written() -> bool:
         assert job.poll() is None, job.communicate()
