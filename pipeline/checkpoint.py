@@ -3,7 +3,7 @@
 import os
 import pickle
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
@@ -19,12 +19,15 @@ _NAME = re.compile(r"step-(\d{8,})\.pt")
 
 @dataclass(frozen=True)
 class DataState:
-    """What the position in the data means nothing without: fingerprint, seed and lanes."""
+    """What the position in the data means nothing without: fingerprint, seed and lanes; and of a mixture its
+    data sets, each with `name`, `fingerprint` and `lanes`.
+    """
 
     name: str
     fingerprint: str
     seed: int
     lanes: int
+    sources: list[dict[str, Any]] = field(default_factory=list)
 
 
 @dataclass(frozen=True)

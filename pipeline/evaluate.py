@@ -10,6 +10,7 @@ Prints a table and writes the same figures as JSON.
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
 import torch.distributed as dist
@@ -21,13 +22,14 @@ from pipeline.data import evaluation_loader, make_options
 from pipeline.decode import EvalImages
 from pipeline.device import start_processes
 from pipeline.features import compute_features
+from pipeline.open_data import open_data
 from pipeline.retrieval import retrieval_metrics
 from pipeline.retrieval_sheet import write_retrieval_sheet
 from pipeline.run_log import say
 from pipeline.text import TextStage
 from pipeline.topology import Topology
 from pmc_clip import PMCCLIP, ModelConfig, Tokenizer, create_model, get_tokenizer
-from shards import UsageError, open_dataset
+from shards import UsageError
 from shards.storage import write_atomically
 
 
@@ -41,6 +43,8 @@ class EvaluateConfig:
     """A checkpoint file, or the `latest` beside it."""
     batch_size: int = 64
     """Samples in a batch of each process."""
+    decode: Literal["exact", "published"] = "exact"
+    """How images are decoded: exact, or as the published code does (other modes than RGB differ)."""
     workers: int | None = None
     """Decoding threads of each process; without it, the machine's cores shared among its processes."""
     prefetch_bytes: int | None = None
@@ -59,11 +63,11 @@ def evaluate(config: EvaluateConfig) -> None:
     topology = Topology.from_environment()
     path = resolve(Path(config.checkpoint))
     checkpoint = Checkpoint.load(path)
-    dataset = open_dataset(config.data)
+    dataset = open_data(config.data, topology)
     device = start_processes(topology)
     model, tokenizer = load_model(checkpoint, path, device)
     options = make_options(config.workers, config.prefetch_bytes, topology, device)
-    images = EvalImages(model.config.vision_cfg.image_size)
+    images = EvalImages(model.config.vision_cfg.image_size, config.decode)
     with evaluation_loader(
         dataset,
         topology,

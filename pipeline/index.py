@@ -9,7 +9,6 @@ the samples that cannot be used (no image, no caption, …) and are left out. Ev
 beginning to its end. Interrupted, the same command goes on with the tars that are missing.
 """
 
-import re
 import sys
 import time
 from dataclasses import dataclass
@@ -17,10 +16,11 @@ from dataclasses import dataclass
 from pipeline.checks import check_at_least
 from pipeline.cli import main
 from pipeline.indexing.job import REJECTED, IndexedShards, index_shards
+from pipeline.indexing.member_flags import IMAGE_EXTENSIONS, member_names
 from pipeline.indexing.report import describe_oddities
 from pipeline.sharding.worker_pool import sigterm_interrupts
 from pipeline.wording import counted, next_step
-from shards import MemberNames, UsageError
+from shards import MemberNames
 
 
 @dataclass(frozen=True)
@@ -33,38 +33,24 @@ class IndexConfig:
     """
     out: str | None = None
     """Folder for the manifest and the index; without it, the folder of the tars."""
-    image_ext: str = "jpg,jpeg,png,webp,gif,tif,tiff,bmp"
+    image_ext: str = IMAGE_EXTENSIONS
     """Extensions of images, separated by commas; the first that a sample has is its image."""
     caption_ext: str | None = None
     """Extension of captions; without it, txt, or json with --caption-key."""
     caption_key: str | None = None
-    """Key of the caption, where captions lie in JSON members."""
+    """Key of the caption, where captions lie in JSON members: a text, or a list of several captions."""
+    caption_lines: bool = False
+    """Each line of a caption is a caption of its own, several of one image (as are the texts of a list)."""
     workers: int | None = None
     """Processes that read tars; without it, one for each core."""
     overwrite: bool = False
     """Replace the manifest and the index that the output folder holds; tars are never touched."""
 
-    def member_names(self) -> MemberNames:
-        """What the flags say about a sample's members; UsageError where that cannot be."""
-        images = tuple(_extension("--image-ext", part) for part in self.image_ext.split(","))
-        caption = self.caption_ext or ("txt" if self.caption_key is None else "json")
-        names = MemberNames(images, _extension("--caption-ext", caption), self.caption_key)
-        if names.caption_extension in images:
-            raise UsageError(f"--caption-ext {caption}: it is among --image-ext, too")
-        return names
-
-
-def _extension(flag: str, text: str) -> str:
-    extension = text.strip().removeprefix(".").lower()
-    if not re.fullmatch(r"[^\s/,]+", extension):
-        raise UsageError(f"{flag}: {text!r} is no extension; give them as jpg or jpg,png,webp")
-    return extension
-
 
 def index(config: IndexConfig) -> None:
     """Describe the tars that the flags name."""
     check_at_least(config, workers=1)
-    names = config.member_names()
+    names = member_names(config.image_ext, config.caption_ext, config.caption_key, config.caption_lines)
     begin = time.perf_counter()
     with sigterm_interrupts():
         try:

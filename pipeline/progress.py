@@ -1,25 +1,35 @@
 """What a person sees of a run while it trains: a progress bar or plain lines, and the log's entries."""
 
 import sys
-import time
 
 import torch
 from tqdm import tqdm
 
+from pipeline.data import source_counts
 from pipeline.loader import Loader
 from pipeline.run_log import RunLog, say
 from pipeline.schedule import RunLength
+from pipeline.stage_report import Snapshot, StageReport
 from pipeline.topology import Topology
 from pipeline.trainer import StepLosses, Trainer, average_over_ranks
+from shards import Mixture
 
 
 class Progress:
     """Follows a run on the main process; on the others it takes part in averaging the losses and stays
-    silent.
+    silent. data: the run's data sets, whose samples are counted one by one where there are several.
     """
 
-    def __init__(self, loader: Loader, log: RunLog | None, topology: Topology, length: RunLength) -> None:
+    def __init__(
+        self,
+        loader: Loader,
+        log: RunLog | None,
+        topology: Topology,
+        length: RunLength,
+        data: Mixture | None = None,
+    ) -> None:
         self._loader, self._log, self._topology, self._length = loader, log, topology, length
+        self._data = data
         shows_bar = topology.is_main and sys.stderr.isatty()
         self._bar = tqdm(
             initial=length.start,
@@ -30,7 +40,7 @@ class Progress:
             leave=True,
         )
         self._plain = topology.is_main and not shows_bar
-        self._clock, self._seen, self._waited = time.perf_counter(), length.start, 0.0
+        self._before, self._seen = Snapshot.take(loader), length.start
         self._bad_told = 0
 
     def __enter__(self) -> "Progress":
@@ -49,24 +59,26 @@ class Progress:
         if losses.mlm is not None:
             named["mlm_loss"] = losses.mlm
         values = average_over_ranks(named, self._topology)
-        now, waited = time.perf_counter(), self._loader.stats.consumer_wait
-        rate = (trainer.samples_seen - self._seen) / (now - self._clock)
+        now = Snapshot.take(self._loader)
+        report = StageReport.between(self._before, now)
+        rate = (trainer.samples_seen - self._seen) / report.seconds
+        self._before, self._seen = now, trainer.samples_seen
         values |= {
             "learning_rate": learning_rate,
             "logit_scale": trainer.logit_scale,
             "epoch": trainer.samples_seen / self._length.epoch,
             "samples_per_second": rate,
-            "loader_wait": (waited - self._waited) / (now - self._clock),
-            "substituted_samples": self._loader.stats.substituted,
+            "loader_wait": report.waits,
+            "substituted_samples": now.loader.substituted,
         }
-        self._clock, self._seen, self._waited = now, trainer.samples_seen, waited
+        if self._data:
+            values |= source_counts(self._data, trainer.samples_seen)
         if not self._log:
             return
+        verdict = report.verdict("training")
+        self._log.write(trainer.step, trainer.samples_seen, report.values(), "loader", {"verdict": verdict})
         self._log.write(trainer.step, trainer.samples_seen, values, "train")
-        text = (
-            f"loss {values['loss']:.3f}  lr {learning_rate:.2e}  {rate:,.0f} samples/s  "
-            f"loader wait {values['loader_wait']:.0%}"
-        )
+        text = f"loss {values['loss']:.3f}  lr {learning_rate:.2e}  {rate:,.0f} samples/s  {verdict}"
         self._bar.set_postfix_str(text)
         if self._plain:
             share = trainer.samples_seen / max(1, self._length.stop)
@@ -77,8 +89,4 @@ class Progress:
 
     def restart_clock(self, samples_seen: int) -> None:
         """Leave the time since the last entry (a validation, a checkpoint) out of the rates."""
-        self._clock, self._seen, self._waited = (
-            time.perf_counter(),
-            samples_seen,
-            self._loader.stats.consumer_wait,
-        )
+        self._before, self._seen = Snapshot.take(self._loader), samples_seen

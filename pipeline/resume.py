@@ -5,10 +5,10 @@ from typing import Any
 
 import torch.distributed as dist
 
-from pipeline.checkpoint import Checkpoint, newest
+from pipeline.checkpoint import Checkpoint, DataState, newest
 from pipeline.topology import Topology
 from pipeline.train_config import DEFAULT_BATCH, TrainConfig
-from shards import UsageError
+from shards import Mixture, UsageError
 
 
 def find_checkpoint(config: TrainConfig, folder: Path, topology: Topology) -> Path | None:
@@ -31,32 +31,28 @@ def find_checkpoint(config: TrainConfig, folder: Path, topology: Topology) -> Pa
     return None
 
 
+def data_state(data: Mixture) -> DataState:
+    """What a checkpoint keeps of the data, to check at a resume."""
+    sources = []
+    if len(data.datasets) > 1:
+        sources = [
+            {"name": dataset.name, "fingerprint": dataset.manifest.fingerprint, "lanes": lanes}
+            for dataset, lanes in zip(data.datasets, data.lanes_of, strict=True)
+        ]
+    return DataState(data.name, data.fingerprint, data.seed, data.lanes, sources)
+
+
 def check_same_run(
     checkpoint: Checkpoint,
     path: Path,
     *,
-    data: dict[str, Any],
+    data: DataState,
     model: dict[str, Any],
     tokenizer: str,
     mlm: bool,
 ) -> None:
     """Refuse a checkpoint of another data set, order, model or vocabulary, naming what differs."""
-    theirs = vars(checkpoint.data)
-    for field, remedy in (
-        (
-            "fingerprint",
-            "give the shards it was trained on as --train-data, or start a new run with another --name",
-        ),
-        ("seed", f"give --seed {theirs['seed']}"),
-        ("lanes", f"give --lanes {theirs['lanes']}"),
-    ):
-        if theirs[field] != data[field]:
-            ours, other = (
-                f"{side['name']} ({side[field]})" if field == "fingerprint" else side[field]
-                for side in (data, theirs)
-            )
-            what = "data set" if field == "fingerprint" else field
-            raise UsageError(f"{path} is of a run on another {what}: {other}, here {ours}; {remedy}")
+    _check_same_data(checkpoint.data, data, path)
     if checkpoint.model != model:
         differing = ", ".join(sorted(_differences(checkpoint.model, model)))
         raise UsageError(
@@ -66,6 +62,57 @@ def check_same_run(
         raise UsageError(f"{path} was trained with another vocabulary than this model's tokeniser has")
     if checkpoint.config["mlm"] != mlm:
         raise UsageError(f"{path} was trained {'with' if not mlm else 'without'} --mlm: give the same")
+
+
+def _check_same_data(theirs: DataState, ours: DataState, path: Path) -> None:
+    """Refuse other data sets, another seed or other lanes than those of a checkpoint."""
+    before, now = _fingerprints(theirs), _fingerprints(ours)
+    if before != now and sorted(before) == sorted(now):
+        raise UsageError(
+            f"{path} is of a run with the same data sets in another order: {theirs.name}, here {ours.name}; "
+            "give them in that order"
+        )
+    if before != now:
+        raise UsageError(
+            f"{path} is of a run on another data set: {_unlike(theirs, now)}, here {_unlike(ours, before)}; "
+            "give the shards it was trained on as --train-data, or start a new run with another --name"
+        )
+    for field in ("seed", "lanes"):
+        was, is_now = getattr(theirs, field), getattr(ours, field)
+        if was != is_now:
+            raise UsageError(
+                f"{path} is of a run on another {field}: {was}, here {is_now}; give --{field} {was}"
+            )
+    if theirs.fingerprint != ours.fingerprint:
+        same = " ".join(f"{source['name']}={source['lanes']}" for source in theirs.sources)
+        raise UsageError(
+            f"{path} is of a run with other weights: of {theirs.lanes} lanes it had {_lanes(theirs)}, here "
+            f"{_lanes(ours)}; give the weights it had, which {same} stand for"
+        )
+
+
+def _sources(state: DataState) -> list[dict[str, Any]]:
+    alone = {"name": state.name, "fingerprint": state.fingerprint, "lanes": state.lanes}
+    return state.sources or [alone]
+
+
+def _fingerprints(state: DataState) -> list[str]:
+    return [source["fingerprint"] for source in _sources(state)]
+
+
+def _lanes(state: DataState) -> str:
+    """`A 269, B 115`."""
+    return ", ".join(f"{source['name']} {source['lanes']}" for source in _sources(state))
+
+
+def _unlike(state: DataState, others: list[str]) -> str:
+    """The data sets that are not among `others`, by name and fingerprint."""
+    found = [
+        f"{source['name']} ({source['fingerprint']})"
+        for source in _sources(state)
+        if source["fingerprint"] not in others
+    ]
+    return ", ".join(found) or "nothing else"
 
 
 def _differences(theirs: dict[str, Any], ours: dict[str, Any], prefix: str = "") -> list[str]:

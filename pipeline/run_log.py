@@ -5,8 +5,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from torch.utils.tensorboard import SummaryWriter
-
 from shards.storage import write_atomically
 
 
@@ -16,6 +14,8 @@ class RunLog:
     """
 
     def __init__(self, folder: Path, step: int) -> None:
+        from torch.utils.tensorboard import SummaryWriter  # takes a second to import: only for who writes
+
         folder.mkdir(parents=True, exist_ok=True)
         self._path = folder / "metrics.jsonl"
         write_atomically(
@@ -24,13 +24,21 @@ class RunLog:
         self._file = open(self._path, "a", buffering=1, encoding="utf-8")  # noqa: SIM115 (lives as long as the run)
         self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
 
-    def write(self, step: int, samples_seen: int, values: dict[str, float], kind: str) -> None:
-        """Add one entry of named values; `kind` is "train" or "valid"."""
-        self._file.write(
-            json.dumps({"kind": kind, "step": step, "samples_seen": samples_seen, **values}) + "\n"
-        )
+    def write(
+        self,
+        step: int,
+        samples_seen: int,
+        values: dict[str, float],
+        kind: str,
+        notes: dict[str, str] | None = None,
+    ) -> None:
+        """Add one entry of named values, and notes in words; `kind` is "train", "valid" or "loader"."""
+        entry = {"kind": kind, "step": step, "samples_seen": samples_seen, **values, **(notes or {})}
+        self._file.write(json.dumps(entry) + "\n")
         for name, value in values.items():
             self._board.add_scalar(f"{kind}/{name}", value, step)
+        for name, text in (notes or {}).items():
+            self._board.add_text(f"{kind}/{name}", text, step)
 
     def close(self) -> None:
         """Flush and close the files."""

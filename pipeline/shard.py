@@ -43,7 +43,7 @@ from pipeline.sharding.tasks import find_task
 from pipeline.sharding.transcode import Transcoding
 from pipeline.sharding.worker_pool import prepare_processes, run_in_processes, sigterm_interrupts
 from pipeline.wording import counted, next_step
-from shards import DataError, UsageError, open_dataset
+from shards import DataError, MemberNames, UsageError, open_dataset
 
 
 @dataclass(frozen=True)
@@ -66,6 +66,8 @@ class ShardConfig:
     """Column with the image's name: a path below where the images are, or an address."""
     caption_key: Annotated[str, tyro.conf.arg(aliases=["--csv-caption-key"])] = "caption"
     """Column with the caption."""
+    caption_lines: bool = False
+    """Each line of a caption is a caption of its own, several of one image (as are the texts of a list)."""
     separator: Annotated[str | None, tyro.conf.arg(aliases=["--csv-separator"])] = None
     """What separates the fields of a CSV table, one character; without it, a comma."""
     samples_per_shard: int = 1000
@@ -173,6 +175,7 @@ def shard(config: ShardConfig) -> None:
             task=task,
             engine=_engine(config, workers),
             max_rejected=parse_share("--max-rejected", config.max_rejected),
+            member_names=MemberNames(caption_lines=config.caption_lines),
         )
         if config.dry_run:
             print(describe_plan(job, workers))
@@ -287,6 +290,7 @@ def _identity(config: ShardConfig, table: SpooledTable, images: ImageSource) -> 
         "group_key": config.group_key,
         "group_pattern": config.group_pattern,
         "drop_duplicates": config.drop_duplicates or None,
+        "caption_lines": config.caption_lines or None,
     }
     if config.transcoding:  # what the encoders of another version make has other bytes
         optional |= {

@@ -2,37 +2,47 @@
 
     python -m pipeline.stream --data shards/train --batch-size 64
     python -m pipeline.stream --data s3://bucket/pmc/train --batches 100 --start 1_000_000
+    python -m pipeline.stream --data shards/figures=0.7 shards/photos=0.3 --transform my_transforms:grey
     torchrun --nproc_per_node 4 -m pipeline.stream --data shards/train --keys order.tsv
 
 RANK and WORLD_SIZE in the environment choose a rank's share; no process group is needed for that. Under
 torchrun the first process writes the keys of all of them.
 """
 
-import sys
 import time
 import zlib
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import TextIO
 
 import torch.distributed as dist
-from tqdm import tqdm
 
-from pipeline.checks import check_at_least, check_share, local_path
+from pipeline.checks import check_at_least, local_path
 from pipeline.cli import main
-from pipeline.data import check_global_batch, describe, make_options, reading_advice, training_loader
-from pipeline.decode import TrainImages
+from pipeline.data import (
+    check_global_batch,
+    describe_training,
+    open_training_data,
+    reading_advice,
+    training_loader,
+)
+from pipeline.interrupts import quick_end
+from pipeline.live_line import LiveLine
 from pipeline.loader import Batch, Loader
-from pipeline.stage_report import stage_report
+from pipeline.loading_flags import LoadingFlags
+from pipeline.run_log import say
+from pipeline.stage_report import Snapshot, StageReport
 from pipeline.topology import Topology, launched_as_group
-from shards import DEFAULT_LANES, Order, UsageError, open_dataset
+from shards import DEFAULT_LANES, Mixture, UsageError
 
 
-@dataclass(frozen=True)
-class StreamConfig:
+@dataclass(frozen=True, kw_only=True)
+class StreamConfig(LoadingFlags):
     """Flags of `pipeline.stream`."""
 
-    data: str
-    """Folder of shards: a path or an address such as s3://bucket/prefix."""
+    data: tuple[str, ...]
+    """Data sets, each a path or an address such as s3://bucket/prefix; with weights, A=0.7 B=0.3."""
     batch_size: int = 64
     """Samples in a batch of each process."""
     batches: int | None = None
@@ -45,92 +55,115 @@ class StreamConfig:
     """Places of the data set read side by side."""
     image_size: int = 224
     """Side of the square crops, in pixels."""
-    crop_scale: float = 0.9
-    """Smallest share of an image's area that a crop has."""
-    workers: int | None = None
-    """Decoding threads of each process; without it, the machine's cores shared among its processes."""
-    prefetch_bytes: int | None = None
-    """Bytes each process reads ahead of use; without it, 2 GiB shared among a machine's processes."""
     keys: str | None = None
     """File to write `position<TAB>key` of every sample to, in order."""
     checksums: bool = False
     """Add a third column to --keys: the CRC-32 of the sample's pixels."""
 
+    def check(self) -> None:
+        """Raise UsageError where the flags cannot be."""
+        check_at_least(self, batch_size=1, batches=1, start=0, seed=0, lanes=1, image_size=1)
+        self.check_loading()
+        if self.checksums and not self.keys:
+            raise UsageError("--checksums adds a column to --keys FILE: give that too")
+
 
 def stream(config: StreamConfig) -> None:
     """Run the loader, write keys, and print rates."""
-    check_at_least(config, batch_size=1, batches=1, start=0, seed=0, lanes=1, image_size=1, workers=1)
-    check_at_least(config, prefetch_bytes=0)
-    check_share(config, "crop_scale")
+    config.check()
     topology = Topology.from_environment()
-    dataset = open_dataset(config.data)
-    global_batch = config.batch_size * topology.world_size
-    check_global_batch(global_batch, topology, dataset)
-    if config.checksums and not config.keys:
-        raise UsageError("--checksums adds a column to --keys FILE: give that too")
-    batches = -(-len(dataset) // global_batch) if config.batches is None else config.batches
-    order = Order(dataset.blocks.samples, config.seed, config.lanes)
-    options = make_options(config.workers, config.prefetch_bytes, topology)
     together = launched_as_group() and topology.world_size > 1
-    if together:
-        dist.init_process_group("gloo")
-    begin = time.perf_counter()
-    loader = training_loader(
-        dataset,
-        order,
-        topology,
-        global_batch=global_batch,
-        start=config.start,
-        stop=config.start + batches * global_batch,
-        images=TrainImages(config.image_size, config.crop_scale),
-        text=None,
-        options=options,
-    )
+    # In a group a process may wait for others inside the library, where no handler of ours would run: there
+    # SIGTERM keeps its own, immediate effect.
+    with nullcontext() if together else quick_end():
+        _stream(config, topology, together)
+
+
+def _stream(config: StreamConfig, topology: Topology, together: bool) -> None:
+    data = open_training_data(config.data, topology, lanes=config.lanes, seed=config.seed)
+    global_batch = config.batch_size * topology.world_size
+    check_global_batch(global_batch, topology, data)
+    batches = -(-len(data) // global_batch) if config.batches is None else config.batches
+    options = config.loader_options(topology)
+    stop = config.start + batches * global_batch
     talks = topology.is_main or not together
-    if talks:
-        print(describe(dataset), reading_advice(dataset, order, topology), sep="; ", file=sys.stderr)
-    with loader:
-        report = _consume(loader, config, batches, together=together, talks=talks, begin=begin)
-    if talks:
-        print(report)
-        print(stage_report(loader.stats, loader.stream_stats, time.perf_counter() - begin, options.workers))
-    if together:
-        dist.destroy_process_group()
+    with ExitStack() as opened:
+        if options.cache:
+            opened.enter_context(options.cache)
+        if together:
+            opened.enter_context(_process_group())
+        say("\n".join(describe_training(data)) + f"; {reading_advice(data, topology)}", main=talks)
+        keys = opened.enter_context(_open_keys(config.keys)) if config.keys and talks else None
+        loader = opened.enter_context(
+            training_loader(
+                data,
+                topology,
+                global_batch=global_batch,
+                start=config.start,
+                stop=stop,
+                images=config.train_images(config.image_size),
+                text=None,
+                options=options,
+            )
+        )
+        begin = Snapshot.take(loader)
+        with LiveLine(loader, batches, talks=talks) as line:
+            first = 0.0
+            for batch in loader:
+                first = first or time.perf_counter() - begin.time
+                if config.keys:
+                    _write_keys(batch, keys, checksums=config.checksums, together=together)
+                line.advance()
+        if talks:
+            print(_summary(loader, begin, first))
+            for told in _counts_by_source(data, config.start, stop):
+                print(told)
 
 
-def _consume(
-    loader: Loader, config: StreamConfig, batches: int, *, together: bool, talks: bool, begin: float
-) -> str:
-    """Read all batches; the summary of rates."""
-    first = 0.0
-    writes = bool(config.keys) and talks
-    file = _open_keys(config.keys) if writes and config.keys else None
-    progress = tqdm(total=batches, unit="batch", disable=not talks or not sys.stderr.isatty())
-    try:
-        for batch in loader:
-            first = first or time.perf_counter() - begin
-            if config.keys:
-                lines = _key_lines(batch, config.checksums)
-                if together:
-                    lines = _gather(lines)
-                if file:
-                    file.writelines(line for _, line in sorted(lines))
-            progress.update()
-    finally:
-        progress.close()
-        if file:
-            file.close()
-    stats, seconds = loader.stats, time.perf_counter() - begin
+@contextmanager
+def _process_group() -> Iterator[None]:
+    dist.init_process_group("gloo")
+    yield
+    dist.destroy_process_group()
+
+
+def _summary(loader: Loader, begin: Snapshot, first: float) -> str:
+    """Rates, stages and verdict of the whole run; `first`: seconds to the first batch."""
+    report = StageReport.between(begin, Snapshot.take(loader))
+    samples, seconds = report.loader.samples, report.seconds
     return (
-        f"{stats.samples:,} samples in {seconds:.2f} s: {stats.samples / seconds:,.0f} samples/s, "
-        f"{stats.image_bytes / 1e6 / seconds:,.1f} MB/s; first batch after {first:.2f} s"
+        f"{samples:,} samples in {seconds:.2f} s: {samples / seconds:,.0f} samples/s, "
+        f"{report.loader.image_bytes / 1e6 / seconds:,.1f} MB/s; first batch after {first:.2f} s\n"
+        f"{report.table()}\n{report.verdict('the consumer')}"
     )
+
+
+def _counts_by_source(data: Mixture, start: int, stop: int) -> list[str]:
+    """What each of several data sets gave between two positions."""
+    if len(data.datasets) == 1:
+        return []
+    before, after = data.samples_seen_by_source(start), data.samples_seen_by_source(stop)
+    return [
+        f"{dataset.folder.address}: {last - first:,} of the {stop - start:,} samples of all processes, "
+        f"{(last - first) / len(dataset):.2f} of its epochs"
+        for dataset, first, last in zip(data.datasets, before, after, strict=True)
+    ]
 
 
 def _open_keys(flag: str) -> TextIO:
     path = local_path("--keys", flag)
     path.parent.mkdir(parents=True, exist_ok=True)
     return open(path, "w", encoding="utf-8", errors="surrogateescape")
+
+
+def _write_keys(batch: Batch, file: TextIO | None, *, checksums: bool, together: bool) -> None:
+    """Write the lines of a global batch, in order, on the process that has the file."""
+    lines = _key_lines(batch, checksums)
+    if together:
+        lines = _gather(lines)
+    if file:
+        file.writelines(line for _, line in sorted(lines))
+        file.flush()  # what was seen stays written, however the process ends
 
 
 def _key_lines(batch: Batch, checksums: bool) -> list[tuple[int, str]]:

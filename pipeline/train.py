@@ -2,6 +2,7 @@
 
     python -m pipeline.train --train-data shards/train --val-data shards/valid --model tiny --epochs 2 --mlm
     torchrun --nproc_per_node 4 -m pipeline.train --train-data shards/train --batch-size 128 --mlm
+    python -m pipeline.train --train-data shards/pmc=0.7 's3://bucket/more/{000..163}.tar=0.3' --mlm
     python -m pipeline.train ...the same flags... --resume auto
 
 A run lives in runs/NAME: config.json, metrics.jsonl, tensorboard/, checkpoints/. Killed at any moment and
@@ -9,27 +10,29 @@ started again with the same command and `--resume auto`, it ends with the same w
 """
 
 import json
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
 
-from pipeline.checkpoint import Checkpoint, DataState
+from pipeline.checkpoint import Checkpoint
 from pipeline.cli import main
 from pipeline.data import (
     check_global_batch,
-    describe,
+    describe_training,
     evaluation_loader,
-    make_options,
+    open_training_data,
     reading_advice,
     training_loader,
 )
-from pipeline.decode import EvalImages, TrainImages
+from pipeline.decode import EvalImages
 from pipeline.device import start_processes
 from pipeline.features import compute_features
+from pipeline.open_data import open_data
 from pipeline.progress import Progress
-from pipeline.resume import check_same_run, choose_global_batch, find_checkpoint
+from pipeline.resume import check_same_run, choose_global_batch, data_state, find_checkpoint
 from pipeline.retrieval import retrieval_metrics
 from pipeline.run_log import RunLog, say
 from pipeline.schedule import CosineSchedule, RunLength
@@ -38,7 +41,6 @@ from pipeline.topology import Topology
 from pipeline.train_config import DEFAULT_EPOCHS, TrainConfig
 from pipeline.trainer import OptimizerOptions, Trainer
 from pmc_clip import PMCCLIP, create_model, get_tokenizer, load_model_config
-from shards import Order, open_dataset
 from shards.storage import write_atomically
 
 
@@ -46,14 +48,15 @@ def train(config: TrainConfig) -> None:
     """Train as the flags say."""
     config.check()
     topology = Topology.from_environment()
+    # Before the processes wait for one another, which has a time limit: describing tars can take longer.
+    train_data = open_training_data(config.train_data, topology, lanes=config.lanes, seed=config.seed)
+    valid = open_data(config.val_data, topology) if config.val_data else None
     device = start_processes(topology)
-    dataset = open_dataset(config.train_data)
-    valid = open_dataset(config.val_data) if config.val_data else None
     model_config = load_model_config(config.model)
     tokenizer = get_tokenizer(model_config)
     image_size = model_config.vision_cfg.image_size
-    data = DataState(dataset.name, dataset.manifest.fingerprint, config.seed, config.lanes)
-    folder = Path(config.logs) / (config.name or f"{Path(config.model).stem}-{dataset.name}")
+    data = data_state(train_data)
+    folder = Path(config.logs) / (config.name or f"{Path(config.model).stem}-{train_data.name}")
 
     # Where the run stands.
     checkpoint = None
@@ -62,16 +65,16 @@ def train(config: TrainConfig) -> None:
         check_same_run(
             checkpoint,
             path,
-            data=vars(data),
+            data=data,
             model=model_config.to_dict(),
             tokenizer=tokenizer.fingerprint(),
             mlm=config.mlm,
         )
         say(f"going on from {path}: step {checkpoint.step:,}", main=topology.is_main)
     global_batch = choose_global_batch(config, checkpoint, topology)
-    check_global_batch(global_batch, topology, dataset)
+    check_global_batch(global_batch, topology, train_data)
     length = RunLength.plan(
-        epoch=len(dataset),
+        epoch=len(train_data),
         global_batch=global_batch,
         epochs=config.epochs or (None if config.steps else DEFAULT_EPOCHS),
         steps=config.steps,
@@ -105,22 +108,20 @@ def train(config: TrainConfig) -> None:
         trainer.step, trainer.samples_seen = checkpoint.step, checkpoint.samples_seen
 
     # The data.
-    order = Order(dataset.blocks.samples, config.seed, config.lanes)
-    options = make_options(config.workers, config.prefetch_bytes, topology, device)
+    options = config.loader_options(topology, device)
     loader = training_loader(
-        dataset,
-        order,
+        train_data,
         topology,
         global_batch=global_batch,
         start=length.start,
         stop=length.stop,
-        images=TrainImages(image_size, config.crop_scale),
+        images=config.train_images(image_size),
         text=TextStage(tokenizer, seed=config.seed, mask_ratio=config.mask_ratio if config.mlm else 0.0),
         options=options,
     )
     log = None
     if topology.is_main:
-        say(f"{describe(dataset)}; {reading_advice(dataset, order, topology)}")
+        say("\n".join(describe_training(train_data)) + f"; {reading_advice(train_data, topology)}")
         say(_summary(folder, model, length, topology, device))
         log = RunLog(folder, trainer.step)
         run = asdict(config) | {"global_batch_size": global_batch, "world_size": topology.world_size}
@@ -150,7 +151,7 @@ def train(config: TrainConfig) -> None:
             valid,
             topology,
             batch_size=64,
-            images=EvalImages(image_size),
+            images=EvalImages(image_size, config.eval_decode),
             text=TextStage(tokenizer),
             options=options,
         ) as batches:
@@ -160,7 +161,8 @@ def train(config: TrainConfig) -> None:
             log.write(trainer.step, trainer.samples_seen, metrics.to_dict(), "valid")
             say(f"validation after step {trainer.step:,}: {metrics.line()}")
 
-    with loader, Progress(loader, log, topology, length) as progress:
+    cache = options.cache or nullcontext()
+    with cache, loader, Progress(loader, log, topology, length, train_data) as progress:
         for batch in loader:
             learning_rate = trainer.learning_rate
             losses = trainer.train_step(batch, global_batch)

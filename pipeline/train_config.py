@@ -7,17 +7,18 @@ from typing import Annotated, Literal
 import tyro
 
 from pipeline.checks import check_at_least, check_share, local_path
+from pipeline.loading_flags import LoadingFlags
 from shards import DEFAULT_LANES, UsageError
 
 DEFAULT_BATCH, DEFAULT_EPOCHS = 64, 10
 
 
-@dataclass(frozen=True)
-class TrainConfig:
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig(LoadingFlags):
     """What a training run is asked to do."""
 
-    train_data: str
-    """Folder of training shards: a path or an address such as s3://bucket/prefix."""
+    train_data: tuple[str, ...]
+    """Data sets, each a path or an address such as s3://bucket/prefix; with weights, A=0.7 B=0.3."""
     val_data: str | None = None
     """Folder of validation shards."""
     model: str = "RN50_fusion4"
@@ -47,14 +48,8 @@ class TrainConfig:
     """Train masked-token prediction beside the contrastive loss, half and half."""
     mask_ratio: float = 0.15
     """Share of a caption's words that are masked, with --mlm."""
-    crop_scale: float = 0.9
-    """Smallest share of an image's area that a random crop has."""
     precision: Literal["bf16", "fp32"] | None = None
     """Arithmetic of the model; without it, bf16 autocast on a GPU and fp32 on a CPU."""
-    workers: int | None = None
-    """Decoding threads of each process; without it, the machine's cores shared among its processes."""
-    prefetch_bytes: int | None = None
-    """Bytes each process reads ahead of use; without it, 2 GiB shared among a machine's processes."""
     lanes: int = DEFAULT_LANES
     """Places of the data set read side by side; more shuffle better and need more memory."""
     seed: int = 0
@@ -74,11 +69,10 @@ class TrainConfig:
 
     def check(self) -> None:
         """Raise UsageError where values are out of range or contradict each other."""
-        check_at_least(
-            self, batch_size=1, global_batch_size=1, epochs=1, steps=1, warmup=0, lanes=1, workers=1
-        )
-        check_at_least(self, val_frequency=1, save_every=1, log_every=1, prefetch_bytes=0, wd=0, seed=0)
-        check_share(self, "mask_ratio", "crop_scale")
+        self.check_loading()
+        check_at_least(self, batch_size=1, global_batch_size=1, epochs=1, steps=1, warmup=0, lanes=1)
+        check_at_least(self, val_frequency=1, save_every=1, log_every=1, wd=0, seed=0)
+        check_share(self, "mask_ratio")
         if self.batch_size and self.global_batch_size:
             raise UsageError(
                 "--batch-size and --global-batch-size say the same thing twice: give one of them"

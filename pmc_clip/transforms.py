@@ -27,8 +27,9 @@ def to_rgb(image: Image.Image) -> Image.Image:
         return image
     if image.has_transparency_data:
         image = image.convert("RGBA")
-        white = Image.new("RGBA", image.size, "white")
-        return Image.alpha_composite(white, image).convert("RGB")
+        white = Image.new("RGB", image.size, "white")
+        white.paste(image, mask=image.getchannel("A"))
+        return white
     if image.mode == "I" or image.mode.startswith("I;16"):
         grey = np.clip(np.asarray(image, dtype=np.int64), 0, 65535)
         image = Image.fromarray(((grey + 128) // 257).astype(np.uint8))
@@ -50,16 +51,26 @@ def center_crop(image: Image.Image, size: int) -> np.ndarray:
     """The published evaluation input: shorter side to `size`, then the middle: [size, size, 3] uint8.
 
     Bit for bit torchvision's Resize(size, BICUBIC) and CenterCrop(size), for images of modes RGB and L.
-    Others become RGB first, where the published code resized e.g. palette images as they were, by nearest
-    neighbour.
+    Others become RGB first, as a viewer shows them.
     """
-    image = to_rgb(image)
+    return np.array(_resized_middle(to_rgb(image), size))
+
+
+def published_center_crop(image: Image.Image, size: int) -> np.ndarray:
+    """As `center_crop`, bit for bit what the published code makes of any mode: it resizes first and converts
+    to RGB afterwards, so that palettes are resized by nearest neighbour and transparency is dropped.
+    """
+    return np.array(_resized_middle(image, size).convert("RGB"))
+
+
+def _resized_middle(image: Image.Image, size: int) -> Image.Image:
+    """The image with its shorter side resized to `size`, cut to the square in its middle, in its own mode."""
     width, height = image.size
     short = min(width, height)
     width, height = size * width // short, size * height // short
     image = image.resize((width, height), Image.Resampling.BICUBIC)
     left, top = round((width - size) / 2), round((height - size) / 2)
-    return np.array(image.crop((left, top, left + size, top + size)))
+    return image.crop((left, top, left + size, top + size))
 
 
 def normalize(images: "torch.Tensor") -> "torch.Tensor":

@@ -8,13 +8,21 @@ with shards.SampleStream(dataset, shards.TrainingPlan(order, rank=0, world_size=
         print(raw.position, raw.read().key)
 """
 
+from typing import TYPE_CHECKING, Any
+
 from shards.dataset import Dataset, Sample, SamplePlace, open_dataset
 from shards.errors import DamagedSample, DataError, UsageError
 from shards.manifest import Manifest, MemberNames, ShardRecord
-from shards.order import DEFAULT_LANES, EvaluationPlan, Order, TrainingPlan, nearest_batch
+from shards.mixture import Mixture
+from shards.order import DEFAULT_LANES, Order
+from shards.plans import EvaluationPlan, TrainingPlan, nearest_batch
+from shards.shard_samples import ShardSamples
 from shards.storage import Folder
 from shards.stream import DEFAULT_PREFETCH_BYTES, RawSample, SampleStream
 from shards.writer import WrittenShard, write_manifest, write_shard
+
+if TYPE_CHECKING:
+    from shards.torch_dataset import ShardDataset
 
 __all__ = [
     "DEFAULT_LANES",
@@ -26,12 +34,15 @@ __all__ = [
     "Folder",
     "Manifest",
     "MemberNames",
+    "Mixture",
     "Order",
     "RawSample",
     "Sample",
     "SamplePlace",
     "SampleStream",
+    "ShardDataset",
     "ShardRecord",
+    "ShardSamples",
     "TrainingPlan",
     "UsageError",
     "WrittenShard",
@@ -40,3 +51,12 @@ __all__ = [
     "write_manifest",
     "write_shard",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """`ShardDataset`, when it is asked for: it alone needs torch."""
+    if name == "ShardDataset":
+        from shards.torch_dataset import ShardDataset
+
+        return ShardDataset
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

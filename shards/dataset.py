@@ -1,12 +1,13 @@
 """A data set of shards, opened: its manifest, its blocks, and the samples of a block in memory."""
 
-import json
-from dataclasses import dataclass, replace
+from array import array
+from dataclasses import replace
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 
-from shards.errors import DamagedSample, DataError, UsageError
+from shards.errors import DataError, UsageError
 from shards.index import BLOCK_SAMPLES, Blocks, cut_blocks, select_blocks
 from shards.manifest import (
     CHECKSUMS,
@@ -14,72 +15,19 @@ from shards.manifest import (
     MANIFEST,
     SELECTED,
     Manifest,
-    MemberNames,
     Selection,
     pack_selection,
     sha256,
     unpack_selection,
 )
 from shards.references import resolve_reference
+from shards.sample import Sample, parse_sample
+from shards.sample_place import SamplePlace, read_bytes
 from shards.storage import Folder
-from shards.tar import is_hidden, members, split_name
 from shards.writer import checksum
 
-
-@dataclass(frozen=True)
-class Sample:
-    """One sample's raw members by extension, as views into its block's bytes."""
-
-    key: str
-    members: dict[str, memoryview]
-    image: memoryview
-    caption: str
-
-
-@dataclass(frozen=True)
-class SamplePlace:
-    """Where one sample lies and what it must be: enough to read it in another process."""
-
-    folder: Folder
-    shard: str
-    offset: int
-    length: int
-    checksum: int
-    names: MemberNames
-
-    def read(self) -> Sample:
-        """The sample, in one ranged read; DamagedSample where its bytes are not what was written, DataError
-        where they cannot be had.
-        """
-        return self.parse(read_bytes(self.folder, self.shard, self.offset, self.length))
-
-    def parse(self, data: memoryview) -> Sample:
-        """The sample whose bytes are `data`; DamagedSample where they were changed."""
-        place = f"{self.folder.locate(self.shard)}: the sample at byte {self.offset:,}"
-        if checksum(data) != self.checksum:
-            raise DamagedSample(
-                f"{place} is not what was written (wrong checksum): the shard was altered; {_REMEDY}"
-            )
-        try:
-            return parse_sample(data, self.names)
-        except DataError as error:
-            raise DamagedSample(f"{place}: {error}; {_REMEDY}") from error
-
-
-def read_bytes(folder: Folder, shard: str, offset: int, length: int) -> memoryview:
-    """A range of a shard; DataError where the shard is absent or cut short."""
-    try:
-        data = folder.read_range(shard, offset, length)
-    except FileNotFoundError:
-        raise DataError(
-            f"{folder.locate(shard)}: the manifest lists this shard, but it is not there; {_REMEDY}"
-        ) from None
-    if len(data) != length:
-        raise DataError(
-            f"{folder.locate(shard)}: block at byte {offset:,} is cut short (expected {length:,} bytes, got "
-            f"{len(data):,}): the shard is truncated; {_REMEDY}"
-        )
-    return memoryview(data)
+# Of more blocks than any window holds; their layouts take 6 MB.
+_LAYOUTS_KEPT = 4096
 
 
 class Dataset:
@@ -105,6 +53,7 @@ class Dataset:
         self.selected = selected
         references = {record.folder for record in manifest.shards}
         self._folders = {reference: resolve_reference(folder, reference) for reference in references}
+        self._layouts: dict[int, _Layout] = {}
 
     @property
     def name(self) -> str:
@@ -113,6 +62,15 @@ class Dataset:
 
     def __len__(self) -> int:
         return self.manifest.samples
+
+    @property
+    def sources(self) -> "tuple[Dataset, ...]":
+        """The data sets that this one is made of: itself."""
+        return (self,)
+
+    def source(self, block: int) -> int:
+        """Which of `sources` a block is of: the only one."""
+        return 0
 
     @cached_property
     def blocks(self) -> Blocks:
@@ -129,13 +87,18 @@ class Dataset:
         """All bytes of a block, in one ranged read; DataError where the shard is absent or cut short."""
         record = self.manifest.shards[self.blocks.shard[block]]
         offset, length = int(self.blocks.offset[block]), int(self.blocks.length[block])
-        return read_bytes(self._folders[record.folder], record.name, offset, length)
+        return read_bytes(self._folders[record.folder], record.name, record.bytes, offset, length)
 
     def sample(self, block: int, slot: int, data: memoryview) -> Sample:
         """The sample in a slot of a block whose bytes are `data`; DamagedSample where they were changed."""
-        place = self._place(block, slot)
-        start = place.offset - int(self.blocks.offset[block])
-        return place.parse(data[start : start + place.length])
+        starts, stops, checksums = self._layout(block)
+        own = data[starts[slot] : stops[slot]]
+        if checksum(own) != checksums[slot]:
+            raise self._place(block, slot).altered()
+        try:
+            return parse_sample(own, self.manifest.member_names)
+        except DataError as error:
+            raise self._place(block, slot).unusable(error) from error
 
     def place(self, number: int) -> SamplePlace:
         """Where the sample of a number lies."""
@@ -181,58 +144,55 @@ class Dataset:
         return np.cumsum([record.samples for record in self.manifest.shards])
 
     def _place(self, block: int, slot: int) -> SamplePlace:
-        first = row = int(self.blocks.first_row[block])
-        if self.selected is None:
-            row += slot
-        else:
-            row += int(np.flatnonzero(self.selected[first : first + BLOCK_SAMPLES])[slot])
         record = self.manifest.shards[self.blocks.shard[block]]
+        layout = self._layout(block)
         return SamplePlace(
             self._folders[record.folder],
             record.name,
-            int(self.blocks.offset[block]) + int(self.lengths[first:row].sum(dtype=np.int64)),
-            int(self.lengths[row]),
-            int(self.checksums[row]),
+            record.bytes,
+            int(self.blocks.offset[block]) + layout.starts[slot],
+            layout.stops[slot] - layout.starts[slot],
+            layout.checksums[slot],
             self.manifest.member_names,
         )
+
+    def _layout(self, block: int) -> "_Layout":
+        """Where the samples of a block lie in its bytes, kept for the next sample."""
+        layout = self._layouts.get(block)
+        if layout is None:
+            if len(self._layouts) >= _LAYOUTS_KEPT:
+                self._layouts.clear()
+            layout = self._layouts[block] = self._make_layout(block)
+        return layout
+
+    def _make_layout(self, block: int) -> "_Layout":
+        first, samples = int(self.blocks.first_row[block]), int(self.blocks.samples[block])
+        lengths = self.lengths[first : first + BLOCK_SAMPLES].astype(np.int64)
+        own: slice | np.ndarray = slice(samples)
+        if self.selected is not None:
+            own = np.flatnonzero(self.selected[first : first + BLOCK_SAMPLES])[:samples]
+        stops = np.cumsum(lengths)
+        return _Layout(
+            array("q", (stops - lengths)[own].tobytes()),
+            array("q", stops[own].tobytes()),
+            array("I", self.checksums[first : first + BLOCK_SAMPLES][own].tobytes()),
+        )
+
+
+class _Layout(NamedTuple):
+    """The samples of a block: where in its bytes each starts and stops, and its checksum. Arrays of the
+    standard library, since theirs are Python's own numbers, and a tenth the size of a list.
+    """
+
+    starts: "array[int]"
+    stops: "array[int]"
+    checksums: "array[int]"
 
 
 def _selection(selected: np.ndarray | None) -> Selection | None:
     return None if selected is None else Selection(int(selected.sum()), sha256(pack_selection(selected)))
 
 
-def parse_sample(data: memoryview, names: MemberNames) -> Sample:
-    """The sample whose tar bytes are `data`; DataError where it is damaged, or has no image or caption."""
-    found = [(*split_name(name), content) for name, content in members(data) if not is_hidden(name)]
-    by_extension = {extension: content for _, extension, content in found}
-    key = found[0][0] if found else ""
-    image = next((by_extension[e] for e in names.image_extensions if e in by_extension), None)
-    if image is None:
-        raise DataError(f"sample {key!r} has no image (none of {', '.join(names.image_extensions)})")
-    caption = by_extension.get(names.caption_extension)
-    if caption is None:
-        raise DataError(f"sample {key!r} has no caption (no {names.caption_extension})")
-    return Sample(key, by_extension, image, _caption_text(key, caption, names.caption_key))
-
-
-def _caption_text(key: str, member: memoryview, caption_key: str | None) -> str:
-    try:
-        text = str(member, "utf-8")
-        if caption_key is not None:
-            text = json.loads(text)[caption_key]
-    except UnicodeDecodeError:
-        raise DataError(f"the caption of sample {key!r} is not UTF-8") from None
-    except (ValueError, KeyError, TypeError):
-        raise DataError(f"the JSON of sample {key!r} has no caption under {caption_key!r}") from None
-    if not isinstance(text, str):
-        raise DataError(f"the caption of sample {key!r} is not text")
-    return text
-
-
-_REMEDY = (
-    "fetch this shard again from where it came, or run the command that wrote the shards again (it writes "
-    "what is gone: delete what is damaged)"
-)
 _TABLE_REMEDY = "fetch it again from where it came, or write the data set again with --overwrite"
 
 
@@ -246,10 +206,7 @@ def open_dataset(address: str) -> Dataset:
     try:
         manifest = Manifest.from_json(folder.read(MANIFEST), folder.locate(MANIFEST))
     except FileNotFoundError:
-        raise UsageError(
-            f"{address}: no data set here (no {MANIFEST}); make one with "
-            f"'python -m pipeline.shard --csv … --out {address}'"
-        ) from None
+        raise UsageError(f"{address}: no data set here (no {MANIFEST}); {_how_to_make_one(folder)}") from None
     size = 4 * manifest.indexed_samples
     lengths = np.frombuffer(_read_table(folder, INDEX, size, manifest.index_sha256), "<u4")
     checksums = np.frombuffer(_read_table(folder, CHECKSUMS, size), "<u4")
@@ -258,6 +215,15 @@ def open_dataset(address: str) -> Dataset:
         bits = _read_table(folder, SELECTED, -(-manifest.indexed_samples // 8), manifest.selection.sha256)
         selected = unpack_selection(bits, manifest.indexed_samples)
     return Dataset(folder, manifest, lengths, checksums, selected)
+
+
+def _how_to_make_one(folder: Folder) -> str:
+    if any(name.lower().endswith(".tar") for name in folder.names()):
+        return (
+            f"describe the tars in it with 'python -m pipeline.index --shards {folder.address}', or, where "
+            "'python -m pipeline.shard' wrote them and was interrupted, run the same command again"
+        )
+    return f"make one with 'python -m pipeline.shard --csv … --out {folder.address}'"
 
 
 def _read_table(folder: Folder, name: str, size: int, expected_sha256: str | None = None) -> bytes:

@@ -25,6 +25,9 @@ class Purpose(IntEnum):
     DROPOUT = 6  # the generator of a training step
     ROWS = 7  # the order in which table rows are packed into shards
     SPLIT = 8  # which split a group of rows belongs to
+    CAPTION = 9  # which of several captions of an image is taken
+    TRANSFORM = 10  # the generator of a user's transform
+    SOURCE = 11  # the seed of the order of a mixture's second and further data sets
 
 
 def _finalise(z: np.ndarray) -> np.ndarray:

@@ -13,6 +13,8 @@ BLOCK_SAMPLES = 64
 BLOCK_BYTES = 4 * 2**20
 # A sample counts for at least this much of a block, which turns the two limits into one.
 _BYTES_PER_SLOT = BLOCK_BYTES // BLOCK_SAMPLES
+# Positions after the last sample that no block reaches, so that a search may look past the end.
+_BEYOND = np.full(2 * BLOCK_SAMPLES, np.iinfo(np.int64).max)
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,7 @@ def cut_blocks(lengths: np.ndarray, shard_samples: np.ndarray) -> Blocks:
     """
     shard_samples = np.asarray(shard_samples, np.int64)
     shard_ends = np.cumsum(shard_samples)
-    ends = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])  # byte position before each sample
+    ends = _byte_positions(lengths)
     large = np.flatnonzero(np.asarray(lengths) > BLOCK_BYTES)
     # A segment is a run without large samples inside one shard, or a large sample; blocks never cross
     # segments.
@@ -50,10 +52,12 @@ def cut_blocks(lengths: np.ndarray, shard_samples: np.ndarray) -> Blocks:
     edges = edges[edges <= len(lengths)]
     starts, stops = edges[:-1], edges[1:]
     fewest = _count(starts, stops, ends, np.full(len(starts), BLOCK_BYTES))
-    low = np.full(len(starts), _BYTES_PER_SLOT - 1)  # a fill that may be too small for `fewest` blocks
+    # Only fills that are sums of lengths differ: in a tar, multiples of 512.
+    unit = _lowest_bit(int(np.bitwise_or.reduce(lengths)) | _BYTES_PER_SLOT)
+    low = np.full(len(starts), _BYTES_PER_SLOT - unit)  # a fill that may be too small for `fewest` blocks
     high = np.full(len(starts), BLOCK_BYTES)  # a fill that is large enough
-    while np.any(high - low > 1):
-        middle = (low + high) // 2
+    while np.any(high - low > unit):
+        middle = (low + high) // (2 * unit) * unit
         enough = _count(starts, stops, ends, middle, fewest) <= fewest
         high, low = np.where(enough, middle, high), np.where(enough, low, middle)
     firsts = np.sort(np.concatenate(list(_cuts(starts, stops, ends, high)) or [np.zeros(0, np.int64)]))
@@ -92,13 +96,35 @@ def select_blocks(blocks: Blocks, lengths: np.ndarray, selected: np.ndarray) -> 
     )
 
 
+def _byte_positions(lengths: np.ndarray) -> np.ndarray:
+    """The byte position before each sample, that after the last and, beyond, positions that no block reaches:
+    int64 [samples + 1 + beyond].
+    """
+    ends = np.empty(1 + len(lengths) + len(_BEYOND), np.int64)
+    ends[0] = 0
+    np.cumsum(lengths, dtype=np.int64, out=ends[1 : 1 + len(lengths)])  # in place: there may be millions
+    ends[1 + len(lengths) :] = _BEYOND
+    return ends
+
+
+def _lowest_bit(number: int) -> int:
+    """The largest power of two that divides a number above 0."""
+    return number & -number
+
+
 def _next_cut(first: np.ndarray, stops: np.ndarray, ends: np.ndarray, fill: np.ndarray) -> np.ndarray:
     """Where a block that begins at sample `first` and may hold `fill` ends; every block takes at least one
     sample.
+
+    ends: byte position before each sample and, at the end, `_BEYOND`.
     """
-    by_bytes = np.searchsorted(ends, ends[first] + fill, side="right") - 1
+    cut, limit = first.copy(), ends[first] + fill
+    step = BLOCK_SAMPLES  # no block has more, so the last sample that fits is searched for among so many
+    while step:
+        cut += step * (ends[cut + step] <= limit)
+        step //= 2
     by_count = first + fill // _BYTES_PER_SLOT
-    return np.minimum(np.maximum(np.minimum(by_bytes, by_count), first + 1), stops)
+    return np.minimum(np.maximum(np.minimum(cut, by_count), first + 1), stops)
 
 
 def _count(

@@ -10,6 +10,7 @@ first in the lowest bit of the first byte.
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -44,12 +45,35 @@ class MemberNames:
     """Which members of a sample are its image and its caption.
 
     The first of `image_extensions` that a sample has is its image. Where `caption_key` is given, the member
-    with `caption_extension` is JSON, and the caption is what it holds under that key.
+    with `caption_extension` is JSON, and the caption is what it holds under that key: a text, or a list of
+    texts, several captions of the one image. Where `caption_lines` is true, each line of the member with
+    `caption_extension` is a caption.
     """
 
     image_extensions: tuple[str, ...] = ("jpg", "png", "gif", "webp", "tif", "bmp")
     caption_extension: str = "txt"
     caption_key: str | None = None
+    caption_lines: bool = False
+
+    @property
+    def caption_place(self) -> str:
+        """Where captions stand, in words."""
+        inside = f", under {self.caption_key!r}" if self.caption_key else ""
+        return f"{self.caption_extension}{inside}{', each line a caption' * self.caption_lines}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain JSON values. `caption_lines` is named only where it is true: software from before it reads
+        every other data set.
+        """
+        content = {**asdict(self), "image_extensions": list(self.image_extensions)}
+        if not self.caption_lines:
+            del content["caption_lines"]
+        return content
+
+    @staticmethod
+    def from_dict(content: Mapping[str, Any]) -> "MemberNames":
+        """The inverse of `to_dict`."""
+        return MemberNames(**{**content, "image_extensions": tuple(content["image_extensions"])})
 
 
 @dataclass(frozen=True)
@@ -104,6 +128,7 @@ class Manifest:
             "bytes": self.total_bytes,
             "fingerprint": self.fingerprint,
             **asdict(self),
+            "member_names": self.member_names.to_dict(),
             "shards": [
                 {key: value for key, value in asdict(shard).items() if value != ""} for shard in self.shards
             ],
@@ -124,11 +149,10 @@ class Manifest:
                     f"reads {FORMAT_VERSION}.{ORDER_VERSION}: install the version that wrote it, or "
                     "shard the data again"
                 )
-            names = content["member_names"]
             manifest = Manifest(
                 shards=tuple(ShardRecord(**shard) for shard in content["shards"]),
                 index_sha256=content["index_sha256"],
-                member_names=MemberNames(**{**names, "image_extensions": tuple(names["image_extensions"])}),
+                member_names=MemberNames.from_dict(content["member_names"]),
                 selection=Selection(**content["selection"]) if content["selection"] else None,
                 made_by=content["made_by"],
             )

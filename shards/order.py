@@ -4,6 +4,9 @@ Training consumes one endless stream; `position` counts the samples seen by all 
 the blocks are permuted and laid end to end to a line; the line is cut into as many pieces as there are lanes;
 the stream takes one sample from each lane in turn. Rank `r` of `W` takes the positions with `position % W ==
 r`. No file is touched here.
+
+Several data sets may share one stream (`shards.mixture`): each then has some of its lanes and, in its own
+positions, the very order it would have alone with so many lanes.
 """
 
 import math
@@ -16,6 +19,7 @@ import numpy as np
 from shards.hashing import Purpose, derive, draw, permutation
 
 DEFAULT_LANES = 384
+_VISITS = 4096  # handed on at a time: the first ones are not to wait for an epoch's
 
 
 @dataclass(frozen=True)
@@ -29,8 +33,8 @@ class Places:
 
 @dataclass(frozen=True)
 class Visits:
-    """A rank's stays of a lane in a block, in order of first use: the block, and the positions first and last
-    used.
+    """A rank's stays of a lane in a block, in order of first use: the block, and the positions of the stream
+    first and last used.
     """
 
     block: np.ndarray
@@ -49,6 +53,39 @@ class _Epoch:
     lane_start: np.ndarray  # [lanes] place in the line where each lane's piece starts
 
 
+@dataclass(frozen=True)
+class StreamLanes:
+    """The lanes of a stream that one data set has: which of how many.
+
+    Its samples, counted by themselves, have own positions 0, 1, 2, … in the order in which the stream comes
+    by its lanes.
+    """
+
+    numbers: np.ndarray  # int64, ascending
+    total: int  # lanes of the whole stream
+
+    def in_stream(self, own: np.ndarray) -> np.ndarray:
+        """The positions in the stream of own positions."""
+        rounds, place = np.divmod(own, len(self.numbers))
+        return rounds * self.total + self.numbers[place]
+
+    def seen_before(self, position: int) -> int:
+        """How many of the data set's samples come before a position of the stream."""
+        rounds, lane = divmod(position, self.total)
+        return rounds * len(self.numbers) + int(np.searchsorted(self.numbers, lane))
+
+    def reached_by(self, rank: int, world_size: int) -> bool:
+        """Whether any of these lanes ever falls to a rank."""
+        return bool(((self.numbers - rank) % math.gcd(self.total, world_size) == 0).any())
+
+    def most_within(self, positions: int) -> int:
+        """The most samples of the data set that so many positions in a row can hold."""
+        rounds, rest = divmod(positions, self.total)
+        twice = np.concatenate([self.numbers, self.numbers + self.total])
+        ends = np.searchsorted(twice, self.numbers + rest)
+        return rounds * len(self.numbers) + int((ends - np.arange(len(self.numbers))).max(initial=0))
+
+
 class Order:
     """The order of one data set's samples under a seed and a number of lanes.
 
@@ -60,6 +97,7 @@ class Order:
         self.samples = int(self.block_samples.sum())
         self.seed = seed
         self.lanes = lanes
+        self._alone = StreamLanes(np.arange(lanes), lanes)
         self._epoch = lru_cache(maxsize=2)(self._make_epoch)
 
     def _make_epoch(self, epoch: int) -> _Epoch:
@@ -105,138 +143,62 @@ class Order:
         candidates = [around[(here + count // 2 + step) % count] for step in range(count)]
         return [candidate for candidate in candidates if candidate != slot]
 
-    def visits(self, epoch: int, rank: int, world_size: int, start: int = 0) -> Visits:
-        """A rank's visits of one epoch from position `start` on."""
+    def visits(
+        self, epoch: int, rank: int, world_size: int, start: int = 0, stream: StreamLanes | None = None
+    ) -> Visits:
+        """A rank's visits of one epoch from position `start` on.
+
+        stream: which lanes of a stream shared with other data sets are this one's; positions are then those
+        of that stream. Without it the stream is its own.
+        """
+        stream = stream or self._alone
         line = self._epoch(epoch)
-        cuts = np.unique(np.concatenate([line.block_starts, line.piece_starts]))[:-1]
-        stops = np.append(cuts[1:], self.samples)
+        # Both ascend already, which a stable sort makes use of; `np.unique` takes a hundred times as long.
+        edges = np.sort(np.concatenate([line.block_starts, line.piece_starts]), kind="stable")
+        stays = np.flatnonzero(np.diff(edges))
+        cuts, stops = edges[stays], edges[stays + 1]
         piece = np.searchsorted(line.piece_starts, cuts, side="right") - 1
         block = line.blocks[np.searchsorted(line.block_starts, cuts, side="right") - 1]
-        lane = line.piece_lane[piece]
-        base = epoch * self.samples + lane  # the position of the lane's first sample
+        # A lane's samples stand in the stream at base, base + stride, base + 2 * stride, …: for an epoch it
+        # keeps to one lane of the stream (to another in the next, where the lanes do not divide N).
+        base = stream.in_stream(epoch * self.samples + line.piece_lane[piece])
+        stride = stream.total
         first = cuts - line.piece_starts[piece]
         last = stops - line.piece_starts[piece] - 1
-        first = np.maximum(first, -((base - start) // self.lanes))  # base + first * lanes >= start
-        # Of a lane's samples a rank takes those with (base + p * lanes) % world_size == rank: every period-th
-        # p, if any.
-        divisor = math.gcd(self.lanes, world_size)
+        first = np.maximum(first, -((base - start) // stride))  # base + first * stride >= start
+        # Of a lane's samples a rank takes those with (base + p * stride) % world_size == rank: every
+        # period-th p, if any.
+        divisor = math.gcd(stride, world_size)
         period = world_size // divisor
-        inverse = pow(self.lanes // divisor, -1, period)
+        inverse = pow(stride // divisor, -1, period)
         residue = (rank - base) % world_size
         own = residue // divisor * inverse % period
         first = first + (own - first) % period
         last = last - (last - own) % period
         kept = (residue % divisor == 0) & (first <= last)
-        first, last = (base + first * self.lanes)[kept], (base + last * self.lanes)[kept]
+        first, last = (base + first * stride)[kept], (base + last * stride)[kept]
         by_use = np.argsort(first, kind="stable")
         return Visits(block[kept][by_use], first[by_use], last[by_use])
 
-    def read_factor(self, world_size: int, epoch: int = 0) -> float:
+    def visits_from(
+        self, start: int, rank: int, world_size: int, stream: StreamLanes | None = None
+    ) -> Iterator[tuple[int, int, int]]:
+        """(block, first position, last position) of a rank's visits from position `start` on, in order of
+        first use, without end; `stream` as in `visits`.
+        """
+        epoch = (stream or self._alone).seen_before(start) // self.samples
+        while True:
+            visits = self.visits(epoch, rank, world_size, start, stream)
+            for chunk in range(0, len(visits.block), _VISITS):
+                some = slice(chunk, chunk + _VISITS)
+                columns = (visits.block[some], visits.first[some], visits.last[some])
+                yield from zip(*(column.tolist() for column in columns), strict=True)
+            epoch += 1
+
+    def read_factor(self, world_size: int, epoch: int = 0, stream: StreamLanes | None = None) -> float:
         """How many samples' worth of blocks all ranks together fetch in an epoch, over its samples."""
         read = sum(
-            int(self.block_samples[self.visits(epoch, rank, world_size, epoch * self.samples).block].sum())
+            int(self.block_samples[self.visits(epoch, rank, world_size, stream=stream).block].sum())
             for rank in range(world_size)
         )
         return read / self.samples
-
-
-def nearest_batch(global_batch: int, world_size: int) -> int:
-    """The positive multiple of `world_size` nearest to `global_batch`."""
-    return max(world_size, round(global_batch / world_size) * world_size)
-
-
-@dataclass(frozen=True)
-class TrainingPlan:
-    """What one rank reads in training: its positions from `start` up to `stop` (None: without end)."""
-
-    order: Order
-    rank: int = 0
-    world_size: int = 1
-    start: int = 0
-    stop: int | None = None
-
-    def places(self, chunk: int = 4096) -> Iterator[tuple[int, int, int, int]]:
-        """(position, epoch, block, slot) of each sample, in order."""
-        position = self.start + (self.rank - self.start) % self.world_size
-        while self.stop is None or position < self.stop:
-            stop = position + chunk * self.world_size
-            positions = np.arange(
-                position, stop if self.stop is None else min(stop, self.stop), self.world_size
-            )
-            places = self.order.at(positions)
-            yield from zip(
-                positions.tolist(),
-                places.epoch.tolist(),
-                places.block.tolist(),
-                places.slot.tolist(),
-                strict=True,
-            )
-            position = int(positions[-1]) + self.world_size
-
-    def visits(self) -> Iterator[tuple[int, int, int]]:
-        """(block, first position, last position) of each visit, in order of first use."""
-        epoch = self.start // self.order.samples
-        while self.stop is None or epoch * self.order.samples < self.stop:
-            visits = self.order.visits(epoch, self.rank, self.world_size, self.start)
-            for block, first, last in zip(
-                visits.block.tolist(), visits.first.tolist(), visits.last.tolist(), strict=True
-            ):
-                if self.stop is None or first < self.stop:
-                    yield block, first, last
-            epoch += 1
-
-    def substitutes(self, epoch: int, block: int, slot: int) -> list[int]:
-        """The slots that may stand in for a sample that cannot be decoded."""
-        return self.order.substitutes(epoch, block, slot)
-
-    @property
-    def lanes_read(self) -> int:
-        """How many lanes, and so about how many blocks at a time, this rank reads."""
-        return self.order.lanes // math.gcd(self.order.lanes, self.world_size)
-
-
-@dataclass(frozen=True)
-class EvaluationPlan:
-    """What one rank reads in evaluation: samples `[rank·N/W, (rank + 1)·N/W)` in manifest order, each exactly
-    once.
-    """
-
-    block_samples: np.ndarray
-    rank: int = 0
-    world_size: int = 1
-
-    @property
-    def span(self) -> tuple[int, int]:
-        """The numbers of the first sample of this rank and of the one after its last."""
-        samples = int(np.sum(self.block_samples))
-        return self.rank * samples // self.world_size, (self.rank + 1) * samples // self.world_size
-
-    def _block_spans(self) -> Iterator[tuple[int, int, int, int]]:
-        start, stop = self.span
-        firsts = np.cumsum(self.block_samples) - self.block_samples
-        block = max(0, int(np.searchsorted(firsts, start, side="right")) - 1)
-        while block < len(firsts) and firsts[block] < stop:
-            first, last = int(firsts[block]), int(firsts[block] + self.block_samples[block]) - 1
-            if last >= start:
-                yield block, first, max(first, start), min(last, stop - 1)
-            block += 1
-
-    def places(self) -> Iterator[tuple[int, int, int, int]]:
-        """(position, epoch 0, block, slot) of each sample, in order."""
-        for block, begin, first, last in self._block_spans():
-            for position in range(first, last + 1):
-                yield position, 0, block, position - begin
-
-    def visits(self) -> Iterator[tuple[int, int, int]]:
-        """(block, first position, last position), in order."""
-        for block, _, first, last in self._block_spans():
-            yield block, first, last
-
-    def substitutes(self, epoch: int, block: int, slot: int) -> list[int]:
-        """None: an evaluation of other samples than those asked for would be another evaluation."""
-        return []
-
-    @property
-    def lanes_read(self) -> int:
-        """One: the shards are read from front to back."""
-        return 1

@@ -4,8 +4,12 @@ import random
 import socket
 import ssl
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 # Seconds to wait after the first failure, the second, …: a hiccup costs little, an outage of half a minute is
@@ -35,29 +39,72 @@ Result = TypeVar("Result")
 
 
 class StillFailing(Exception):
-    """Trouble that came back at every try; the text is that of the last one."""
+    """Trouble that came back at every try; the text is that of the last one. tries: how many there were."""
+
+    def __init__(self, trouble: str, tries: int) -> None:
+        super().__init__(trouble)
+        self.tries = tries
 
 
 class ShortRead(ConnectionError):
     """Storage answered with fewer bytes than there are."""
 
 
+class Stopped(Exception):
+    """The work was given up while it waited for the next try."""
+
+
+@dataclass
+class Attempts:
+    """How one piece of work goes that `retry` does, for other threads to see and to stop.
+
+    patience: seconds after its begin up to which a try may still begin, where `DELAYS` have all been waited.
+    stop: set, it ends a wait for the next try. tries: of the present request. failures: tries that failed, of
+    all requests; trouble: what the last of them met.
+    """
+
+    patience: float = 0.0
+    stop: threading.Event = field(default_factory=threading.Event)
+    tries: int = 0
+    failures: int = 0
+    trouble: str = ""
+
+
+_attempts: ContextVar[Attempts | None] = ContextVar("attempts", default=None)
+
+
+@contextmanager
+def recorded(attempts: Attempts) -> Iterator[None]:
+    """Inside, `retry` on this thread writes to `attempts` what it does, and follows its patience and stop."""
+    token = _attempts.set(attempts)
+    try:
+        yield
+    finally:
+        _attempts.reset(token)
+
+
 def retry(work: Callable[[], Result]) -> Result:
-    """What `work` returns, after up to `TRIES` tries.
+    """What `work` returns, after up to `TRIES` tries (more where `Attempts` has the patience).
 
     Raises StillFailing where all of them met transient trouble; any other exception at once, as it is.
     """
-    delays = iter(DELAYS)
+    attempts = _attempts.get() or Attempts()
+    begin, tries = time.monotonic(), 0
     while True:
+        tries += 1
+        attempts.tries = tries
         try:
             return work()
         except Exception as error:
             if not is_transient(error):
                 raise
-            delay = next(delays, None)
-            if delay is None:
-                raise StillFailing(str(error) or type(error).__name__) from error
-        time.sleep(delay * _chance.uniform(0.5, 1.0))
+            attempts.failures += 1
+            attempts.trouble = str(error) or type(error).__name__
+            delay = DELAYS[min(tries, len(DELAYS)) - 1] * _chance.uniform(0.5, 1.0)
+            if tries >= TRIES and time.monotonic() + delay - begin > attempts.patience:
+                raise StillFailing(attempts.trouble, tries) from error
+        if attempts.stop.wait(delay):
+            raise Stopped(attempts.trouble)
 
 
 def is_transient(error: BaseException) -> bool:

@@ -11,13 +11,19 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
-import fsspec
-
-from shards.errors import DataError, UsageError
-from shards.retry import TRIES, ShortRead, StillFailing, retry
-from shards.upload import S3Upload, StagedUpload, abort_uploads, s3_options
+from shards.errors import DataError
+from shards.file_system import open_file_system
+from shards.object_reads import ObjectReads
+from shards.ranged_reads import FoundRange, FsspecReads, LocalReads, RangedReads
+from shards.retry import StillFailing, retry
+from shards.upload import S3Upload, StagedUpload, abort_uploads
 
 _S3 = ("s3://", "s3a://")
+_WRITE_BACK = 4 * 2**20
+_CHANGED_REMEDY = (
+    "fetch this shard again from where it came, or describe the shards as they are now with 'python -m "
+    "pipeline.index'"
+)
 
 
 def is_remote(address: str) -> bool:
@@ -51,15 +57,14 @@ class Folder:
         self.remote = is_remote(self.address)
         self._s3 = self.address.startswith(_S3)
         if self.remote:
-            try:
-                options = s3_options() if self._s3 else {}
-                self._fs, self._root = fsspec.core.url_to_fs(self.address, **options)
-            except (ImportError, ValueError) as error:
-                raise UsageError(f"{self.address}: this kind of address is not available: {error}") from error
+            self._fs, self._root = open_file_system(self.address)
+            self._reads: RangedReads = FsspecReads(self._fs)
             if self._s3:
-                self._fs.retries = 1  # here, too, `retry` alone tries again
+                self._reads = ObjectReads(self._fs, self._fs.split_path(self._root)[0])
         else:
             self._root = self.address.removeprefix("file://")
+            self._reads = LocalReads()
+        self._versions: dict[str, str] = {}  # of the files that parts were read of, at their first read
 
     def __reduce__(self) -> tuple[type["Folder"], tuple[str]]:
         return Folder, (self.address,)
@@ -83,7 +88,7 @@ class Folder:
         if isinstance(error, StillFailing):
             kept = "what was finished is kept: " if what == "writing" else ""
             remedy = f"{kept}run the same command again when the storage answers"
-            return DataError(f"{message} after {TRIES} tries: {error}; {remedy}")
+            return DataError(f"{message} after {error.tries} tries: {error}; {remedy}")
         if self.remote and isinstance(error, PermissionError):
             return DataError(f"{message}: {error}; check the credentials in use and what they may do here")
         return DataError(f"{message}: {str(error) or type(error).__name__}")
@@ -99,30 +104,33 @@ class Folder:
         except Exception as error:
             raise self._failed("reading", name, error) from error
 
-    def read_range(self, name: str, start: int, length: int) -> bytes:
-        """Up to `length` bytes from byte `start` on; fewer only where the file ends."""
+    def read_range(self, name: str, start: int, length: int, *, file_bytes: int | None = None) -> memoryview:
+        """Up to `length` bytes from byte `start` on, in one request; fewer only where the file ends.
+
+        file_bytes: the size that the file should have. Given it, DataError at once where the size is another
+        (as far as the storage tells it with a read: local disk and S3 do), or where the file was written
+        again since this was first asked of it (S3 tells).
+        """
+        if not length:
+            return memoryview(b"")
         try:
-            if self.remote:
-                return retry(lambda: self._remote_range(self._path(name), start, length))
-            with open(self._path(name), "rb", buffering=0) as file:
-                return _local_range(file.fileno(), start, length)
+            found = retry(lambda: self._reads.read(self._path(name), start, length))
         except FileNotFoundError:
             raise FileNotFoundError(f"{self.locate(name)}: no such file") from None
         except Exception as error:
             raise self._failed(f"reading bytes {start:,} to {start + length:,}", name, error) from error
+        if file_bytes is not None:
+            self._check_unchanged(name, found, file_bytes)
+        return found.data
 
-    def _remote_range(self, path: str, start: int, length: int) -> bytes:
-        try:
-            data: bytes = self._fs.cat_file(path, start=start, end=start + length) if length else b""
-        except OSError as error:
-            if not _is_past_the_end(error):
-                raise
-            data = b""
-        if len(data) < length:
-            there = min(self._fs.info(path)["size"] - start, length)
-            if len(data) < there:
-                raise ShortRead(f"{len(data):,} bytes came of the {there:,} that are there")
-        return data
+    def _check_unchanged(self, name: str, found: FoundRange, file_bytes: int) -> None:
+        if found.file_bytes is not None and found.file_bytes != file_bytes:
+            raise DataError(
+                f"{self.locate(name)}: changed since the manifest was written (expected {file_bytes:,} "
+                f"bytes, found {found.file_bytes:,}); {_CHANGED_REMEDY}"
+            )
+        if found.version and self._versions.setdefault(name, found.version) != found.version:
+            raise DataError(f"{self.locate(name)}: written again while it was read; {_CHANGED_REMEDY}")
 
     def size(self, name: str) -> int:
         """How many bytes a file has."""
@@ -246,7 +254,20 @@ class LocalFile:
         self._target.parent.mkdir(parents=True, exist_ok=True)
         self._temporary = self._target.with_name(f".{self._target.name}.{uuid.uuid4().hex}.tmp")
         self._file = open(self._temporary, "xb")  # noqa: SIM115 (closed by finish or discard)
-        self.write = self._file.write
+        self._written = self._on_its_way = 0  # bytes
+
+    def write(self, data: "bytes | bytearray | memoryview", /) -> None:
+        """Append bytes."""
+        self._written += self._file.write(data)
+        if self._written - self._on_its_way >= _WRITE_BACK:
+            # Linux takes this as leave to begin writing to the disk, so that `finish` has little to wait for.
+            os.posix_fadvise(
+                self._file.fileno(),
+                self._on_its_way,
+                self._written - self._on_its_way,
+                os.POSIX_FADV_DONTNEED,
+            )
+            self._on_its_way = self._written
 
     def finish(self) -> None:
         """Let it appear under its name, for good."""
@@ -282,19 +303,3 @@ def _flush_folder(path: Path) -> None:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
-
-
-def _local_range(descriptor: int, start: int, length: int) -> bytes:
-    data = os.pread(descriptor, length, start)
-    while 0 < len(data) < length:  # one call reads at most 2 GiB
-        more = os.pread(descriptor, length - len(data), start + len(data))
-        if not more:
-            break
-        data += more
-    return data
-
-
-def _is_past_the_end(error: OSError) -> bool:
-    """Whether a server refused a range because the file ends before it (HTTP 416)."""
-    response = getattr(error.__cause__, "response", None)
-    return isinstance(response, dict) and response.get("Error", {}).get("Code") in ("InvalidRange", "416")

@@ -4,7 +4,9 @@ Headers are those of the standard library's `tarfile` with every field that coul
 give equal bytes. Reading parses headers in memory: no file object, no seeking, no copy of the data.
 """
 
+import struct
 import tarfile
+import zlib
 from collections.abc import Iterator
 
 from shards.errors import DataError
@@ -18,6 +20,9 @@ _TIME = b"00000000000\0"
 _KIND_AND_MAGIC = b" 0".ljust(102, b"\0") + b"ustar\x0000".ljust(255, b"\0")
 _FIXED_SUM = sum(_MODE_AND_OWNER + _TIME + _KIND_AND_MAGIC) + 7 * ord(" ")
 _LONGEST_NAME, _LARGEST_SIZE = 100, 8**11 - 1
+# Of a header, what reading a member takes: name, size, kind, magic and the name's beginning.
+_HEADER = struct.Struct("100s24x12s20xc100x5s83x155s12x")
+_ADLER_MODULUS = 65_521
 
 
 def pack_sample(key: str, members: "dict[str, bytes]") -> bytes:
@@ -45,42 +50,44 @@ def write_header(name: str, size: int) -> bytes:
 
 def split_name(name: str) -> tuple[str, str]:
     """A member's (key, extension): split at the first dot of the file name, as webdataset does."""
-    folder, slash, file_name = name.rpartition("/")
-    stem, _, extension = file_name.partition(".")
-    return folder + slash + stem, extension.lower()
+    dot = name.find(".", name.rfind("/") + 1)
+    return (name, "") if dot < 0 else (name[:dot], name[dot + 1 :].lower())
 
 
 def is_hidden(name: str) -> bool:
     """Whether a member is a hidden file (`._x.jpg` of a Mac, …), which belongs to no sample."""
-    return name.rpartition("/")[2].startswith(".")
+    return name.startswith(".", name.rfind("/") + 1)
 
 
 def members(data: memoryview) -> Iterator[tuple[str, memoryview]]:
     """The (name, content) of every regular file in a run of whole tar records, without copying the content.
 
     Long names are understood in both forms (PAX and GNU). Raises DataError where the bytes are not tar
-    records.
+    records. The checksums of headers are not looked at: a sample has one of its own, over all its bytes.
     """
-    position, long_name = 0, None
-    while position + RECORD <= len(data):
-        header = bytes(data[position : position + RECORD])
-        if not header[0]:
-            if header.count(0) == RECORD:  # padding after the last member
-                position += RECORD
-                continue
-            raise DataError(f"byte {position:,} holds no tar header")
-        size, kind = header_fields(header, position)
-        start, position = position + RECORD, position + RECORD + size + -size % RECORD
-        if start + size > len(data):
-            raise DataError(f"the member at byte {start - RECORD:,} is longer than its sample")
+    position, long_name, end = 0, None, len(data)
+    while (start := position + RECORD) <= end:
+        name, digits, kind, magic, prefix = _HEADER.unpack_from(data, position)
+        if not name[0]:
+            if any(data[position:start]):
+                raise DataError(f"byte {position:,} holds no tar header")
+            position = start  # padding after the last member
+            continue
+        try:
+            size = int(digits.rstrip(b"\0 ") or b"0", 8)
+        except ValueError:
+            raise DataError(f"byte {position:,} holds no tar header") from None
+        if start + size > end:
+            raise DataError(f"the member at byte {position:,} is longer than its sample")
         content = data[start : start + size]
-        if kind == b"x":
+        position = start + size + -size % RECORD
+        if kind in _REGULAR:
+            yield long_name or _name(name, magic, prefix), content
+            long_name = None
+        elif kind == b"x":
             long_name = _pax_path(bytes(content)) or long_name
         elif kind == b"L":
             long_name = bytes(content).rstrip(b"\0").decode("utf-8", "surrogateescape")
-        elif kind in _REGULAR:
-            yield long_name or header_name(header), content
-            long_name = None
         elif kind != b"g":
             long_name = None
 
@@ -92,16 +99,28 @@ def header_fields(header: bytes, position: int) -> tuple[int, bytes]:
         size = int(header[124:136].rstrip(b"\0 ") or b"0", 8)
     except ValueError:
         raise DataError(f"byte {position:,} holds no tar header") from None
-    if stored != sum(header) - sum(header[148:156]) + 8 * 32:
+    if _byte_sum(header) != (stored + sum(header[148:156]) - 8 * ord(" ")) % _ADLER_MODULUS:
         raise DataError(f"the tar header at byte {position:,} is damaged (wrong checksum)")
     return size, header[156:157]
 
 
+def _byte_sum(header: bytes) -> int:
+    """The sum of a header's bytes modulo 65,521, at a tenth of the time that `sum` takes: Adler-32's lower
+    half is that sum, plus one.
+    """
+    return ((zlib.adler32(header) & 0xFFFF) - 1) % _ADLER_MODULUS
+
+
 def header_name(header: bytes) -> str:
     """The name that a header itself has room for."""
-    name = header[:100].rstrip(b"\0")
-    if header[257:262] == b"ustar" and header[345]:
-        name = header[345:500].rstrip(b"\0") + b"/" + name
+    name, _, _, magic, prefix = _HEADER.unpack(header)
+    return _name(name, magic, prefix)
+
+
+def _name(name: bytes, magic: bytes, prefix: bytes) -> str:
+    name = name.partition(b"\0")[0]
+    if prefix[0] and magic == b"ustar":
+        name = prefix.partition(b"\0")[0] + b"/" + name
     return name.decode("utf-8", "surrogateescape")
 
 

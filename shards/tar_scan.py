@@ -37,11 +37,13 @@ class ScannedSample:
 class TarScan:
     """The pass over one tar, given its bytes in chunks; never holds more than a chunk and a sample.
 
-    After all samples: `end` is the byte where the archive ends, the end marker not counted.
+    After all samples: `end` is the byte where the archive ends, the end marker not counted; `marked` is
+    whether there was an end marker.
     """
 
     chunks: Iterable[bytes]
     end: int = 0
+    marked: bool = False
 
     def samples(self) -> Iterator[ScannedSample]:
         """Every sample, in order; DamagedTar, naming the byte, where the tar is damaged or cut short."""
@@ -60,7 +62,7 @@ class TarScan:
             sample.add(entry)
         if sample:
             yield sample.close(window)
-        self.end = window.archive_end
+        self.end, self.marked = window.archive_end, window.end_marked
 
 
 class _Window:
@@ -71,6 +73,7 @@ class _Window:
         self._data = memoryview(b"")
         self._start = 0
         self.archive_end = 0
+        self.end_marked = False
 
     @property
     def stop(self) -> int:
@@ -150,6 +153,7 @@ def _entries(window: _Window) -> Iterator[_Entry]:
             return
         header = bytes(window.view(position, position + RECORD))
         if header.count(0) == RECORD:
+            window.end_marked = True
             return
         size, kind = _header_fields(header, position)
         size = _pax_size(pax, size)

@@ -3,8 +3,8 @@
     with faulty_s3(random_faults(seed=1)) as proxy:
         Folder("s3://bucket/set").write("a", b"...")
 
-A schedule is a function of a request's number (from 0) and line ("PUT /bucket/key?partNumber=1") to the name
-of a fault, or None to let it pass.
+A schedule is a function of a request's number (from 0) and line ("PUT /bucket/key?partNumber=1", and where it
+asks for a range, "GET /bucket/key bytes=0-9") to the name of a fault, or None to let it pass.
 """
 
 import http.client
@@ -26,6 +26,7 @@ import s3fs
 Schedule = Callable[[int, str], str | None]
 
 UNAVAILABLE = "unavailable"  # 503 SlowDown; the server never hears of the request
+THROTTLED = "throttled"  # 429 TooManyRequests, likewise
 ERROR = "error"  # 500 InternalError, likewise
 DENIED = "denied"  # 403 AccessDenied, likewise
 GONE = "gone"  # 404 NoSuchUpload, likewise
@@ -35,10 +36,13 @@ TRUNCATED = "truncated"  # the answer announces its whole length, half of it com
 SHORT = "short"  # the answer is whole to look at, but holds and announces half of the bytes
 SLOW = "slow"  # the answer trickles
 HANG = "hang"  # no answer comes, and the connection stays open
+STALL = "stall"  # half of the answer comes, then nothing more, and the connection stays open
+CORRUPT = "corrupt"  # the answer is whole, and one byte in its middle is another
 TRANSIENT = (UNAVAILABLE, ERROR, RESET_BEFORE, RESET_AFTER, TRUNCATED, SLOW)
 
 _REFUSALS = {
     UNAVAILABLE: (503, "SlowDown", "Please reduce your request rate."),
+    THROTTLED: (429, "TooManyRequests", "Too many requests."),
     ERROR: (500, "InternalError", "We encountered an internal error. Please try again."),
     DENIED: (403, "AccessDenied", "Access Denied"),
     GONE: (404, "NoSuchUpload", "The specified upload does not exist."),
@@ -69,6 +73,20 @@ def first(faults: Sequence[str], matches: Callable[[str], bool] = lambda line: T
     return lambda number, line: left.pop(0) if left and matches(line) else None
 
 
+def spread(faults: int, kinds: Sequence[str], matches: Callable[[str], bool]) -> Schedule:
+    """So many faults, all kinds in turn: the first two tries at every request whose line matches meet one
+    each, of different kinds, until there have been enough.
+    """
+    left = itertools.islice(itertools.cycle(kinds), faults)
+    met: Counter[str] = Counter()
+
+    def fault(number: int, line: str) -> str | None:
+        met[line] += 1
+        return next(left, None) if matches(line) and met[line] <= 2 else None
+
+    return fault
+
+
 def every_from(number: int, kind: str) -> Schedule:
     """Every request from this number on meets this fault."""
     return lambda count, line: kind if count >= number else None
@@ -90,10 +108,22 @@ class _Answer:
 
 
 class FaultProxy:
-    """Listens on a port of its own while the block lasts; `met` lists every request's line and its fault."""
+    """Listens on a port of its own while the block lasts; `met` lists every request's line and its fault.
 
-    def __init__(self, target: str, schedule: Schedule = lambda number, line: None) -> None:
+    latency: seconds before each answer. bytes_per_second: of all answers' bodies together (None: no limit).
+    """
+
+    def __init__(
+        self,
+        target: str,
+        schedule: Schedule = lambda number, line: None,
+        *,
+        latency: float = 0.0,
+        bytes_per_second: float | None = None,
+    ) -> None:
         self.schedule = schedule
+        self._latency, self._bytes_per_second = latency, bytes_per_second
+        self._link_is_free_at = 0.0  # by time.monotonic
         self.met: list[tuple[str, str | None]] = []
         self._target = target
         self._lock = threading.Lock()
@@ -154,9 +184,11 @@ class FaultProxy:
         assert "Transfer-Encoding" not in headers
         body = stream.read(int(headers.get("Content-Length", 0)))
         method, target = request[:2]
+        line = " ".join(filter(None, [method, target, headers.get("Range")]))
         with self._lock:
-            fault = self.schedule(len(self.met), f"{method} {target}")
-            self.met.append((f"{method} {target}", fault))
+            fault = self.schedule(len(self.met), line)
+            self.met.append((line, fault))
+        time.sleep(self._latency)
         if fault == HANG:
             self._closing.wait()
             return False
@@ -168,14 +200,30 @@ class FaultProxy:
             answer = _forward(upstream, method, target, headers, body)
         if fault == RESET_AFTER:
             return _reset(connection)
+        if fault == STALL:
+            connection.sendall(answer.head() + answer.body[: len(answer.body) // 2])
+            self._closing.wait()
+            return False
+        self._wait_for_link(len(answer.body))
         return _send(connection, answer, fault)
+
+    def _wait_for_link(self, size: int) -> None:
+        """Wait for as long as so many bytes take, after all that are on their way already."""
+        if self._bytes_per_second:
+            with self._lock:
+                begin = max(time.monotonic(), self._link_is_free_at)
+                self._link_is_free_at = begin + size / self._bytes_per_second
+                wait = self._link_is_free_at - time.monotonic()
+            time.sleep(max(0.0, wait))
 
 
 @contextmanager
-def faulty_s3(schedule: Schedule) -> Iterator[FaultProxy]:
-    """Inside, this process and those it starts reach the server of the fixture `s3` through a proxy."""
+def faulty_s3(schedule: Schedule = lambda number, line: None, **link: float) -> Iterator[FaultProxy]:
+    """Inside, this process and those it starts reach the server of the fixture `s3` through a proxy; link:
+    its `latency` and `bytes_per_second`.
+    """
     target = os.environ["AWS_ENDPOINT_URL"].removeprefix("http://")
-    with FaultProxy(target, schedule) as proxy, pytest.MonkeyPatch.context() as environment:
+    with FaultProxy(target, schedule, **link) as proxy, pytest.MonkeyPatch.context() as environment:
         environment.setenv("AWS_ENDPOINT_URL", proxy.endpoint)
         s3fs.S3FileSystem.clear_instance_cache()  # they keep the address they were made with
         try:
@@ -213,6 +261,10 @@ def _send(connection: socket.socket, answer: _Answer, fault: str | None) -> bool
     if fault == SHORT:
         headers = [(n, v) for n, v in answer.headers if n.lower() != "content-length"]
         answer = _Answer(answer.status, answer.reason, [*headers, ("Content-Length", str(len(half)))], half)
+    if fault == CORRUPT:
+        changed = bytearray(answer.body)
+        changed[len(changed) // 2] ^= 255
+        answer = _Answer(answer.status, answer.reason, answer.headers, bytes(changed))
     data = answer.head() + answer.body
     if fault == SLOW:
         step = -(-len(data) // 8)

@@ -80,11 +80,13 @@ def implemented(command: str) -> dict[str, Flag]:
 
 
 def docstrings(config: type) -> dict[str, str]:
-    """The text under each field of a config, in one line: what --help shows."""
+    """The text under each field of a config and of those it extends, in one line: what --help shows."""
+    if not dataclasses.is_dataclass(config):
+        return {}
+    texts = dict(itertools.chain.from_iterable(docstrings(base).items() for base in config.__bases__))
     source = Path(importlib.import_module(config.__module__).__file__ or "").read_text(encoding="utf-8")
     tree = ast.parse(source)
     body = next(n.body for n in tree.body if isinstance(n, ast.ClassDef) and n.name == config.__name__)
-    texts = {}
     for statement, following in itertools.pairwise(body):
         if isinstance(statement, ast.AnnAssign) and isinstance(following, ast.Expr):
             text = ast.literal_eval(following.value)

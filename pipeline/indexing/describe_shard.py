@@ -14,7 +14,7 @@ import xxhash
 from pipeline.indexing.shard_files import ShardFile, refuse_compressed
 from shards import DataError, MemberNames, ShardRecord, UsageError, WrittenShard
 from shards.chunks import read_chunks
-from shards.dataset import parse_sample
+from shards.sample import parse_sample
 from shards.tar import members, split_name
 from shards.tar_scan import DamagedTar, ScannedSample, TarScan
 from shards.writer import checksum
@@ -27,7 +27,9 @@ APART = "its members are not neighbours in the shard"
 # Oddities that leave a sample in the data set
 REPEATED_KEY = "keys that several samples of a shard have"
 REPEATED_NAME = "samples with two members of one name, the last of which counts, as tar unpacks it"
+SEVERAL_IMAGES = "samples with several images, of which the first in the order of --image-ext counts"
 AFTER_END = "shards with bytes after the end marker, which readers of tars ignore"
+NO_END = "shards without the end marker of a tar, which may have been cut short between two files"
 NO_SAMPLES = "shards without samples"
 
 
@@ -77,11 +79,11 @@ class DescribedShard:
         )
 
 
-def describe_shard(file: ShardFile, reference: str, names: MemberNames) -> DescribedShard:
-    """Read a tar once, from its beginning to its end.
+def describe_shard(file: ShardFile, names: MemberNames) -> DescribedShard:
+    """Read a tar once, from its beginning to its end; its record names no folder yet.
 
-    reference: the shard's folder as the manifest is to name it. Raises UsageError for a compressed file,
-    DamagedTar, naming the byte, for a damaged one, and DataError where storage fails.
+    Raises UsageError for a compressed file, DamagedTar, naming the byte, for a damaged one, and DataError
+    where storage fails.
     """
     found = _Findings(file.name, names)
     reading = _Reading(file)
@@ -92,9 +94,11 @@ def describe_shard(file: ShardFile, reference: str, names: MemberNames) -> Descr
     except DamagedTar as error:
         raise DamagedTar(f"{file.address}: {error}: fetch it again from where it came") from None
     reading.finish(scan.end)
-    record = ShardRecord(file.name, len(found.lengths), file.size, reading.digest.hexdigest(), reference)
+    record = ShardRecord(file.name, len(found.lengths), file.size, reading.digest.hexdigest())
     if reading.more_after_end:
         found.odd(AFTER_END, f"{file.name} from byte {scan.end:,} on")
+    if not scan.marked:
+        found.odd(NO_END, file.name)
     if not found.lengths:
         found.odd(NO_SAMPLES, file.name)
     found.look_for_repeated_keys()
@@ -177,7 +181,10 @@ class _Findings:
             self.unusable.append(UnusableSample(number, sample.key, reason))
         if reason in (NO_IMAGE, NO_CAPTION):
             self.unmapped.setdefault(reason, Counter()).update(_unmapped(sample, self.names))
-        if len(set(sample.extensions)) < len(sample.extensions):
+        distinct = set(sample.extensions)
+        if not reason and len(distinct.intersection(self.names.image_extensions)) > 1:
+            self.odd(SEVERAL_IMAGES, f"{sample.key} in {self.shard}")
+        if len(distinct) < len(sample.extensions):
             self.odd(REPEATED_NAME, f"{sample.key} in {self.shard}")
 
     def odd(self, what: str, example: str) -> None:
@@ -228,9 +235,7 @@ def _explain(sample: ScannedSample, names: MemberNames) -> str:
     caption = names.caption_extension
     if not set(sample.extensions) & set(names.image_extensions):
         linked = set(sample.links) & set(names.image_extensions)
-        return (
-            "the image is a link to another file (pack with tar --hard-dereference)" if linked else NO_IMAGE
-        )
+        return IMAGE_IS_LINK if linked else NO_IMAGE
     if caption not in sample.extensions:
         return NO_CAPTION
     try:
@@ -241,4 +246,6 @@ def _explain(sample: ScannedSample, names: MemberNames) -> str:
         str(found, "utf-8")
     except UnicodeDecodeError:
         return "the caption is not UTF-8"
+    if names.caption_key is None:
+        return "empty caption"
     return f"no text under {names.caption_key!r} in its {caption}"

@@ -4,8 +4,8 @@ import os
 import posixpath
 import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -27,6 +27,10 @@ TOOL = "pipeline.index"
 REJECTED = "rejected.csv"
 # So many samples without one that could be used: the flags do not fit these tars.
 _ENOUGH_TO_TELL = 20_000
+
+
+class NothingUsable(DataError):
+    """No sample of the shards can be used as the flags say."""
 
 
 @dataclass(frozen=True)
@@ -63,13 +67,41 @@ def index_shards(
     elif MANIFEST in folder.names():
         _check_same(folder, files, names)
         return None
-    found = read_parts(folder, files, names)
-    missing = [file for file in files if file not in found]
     _check_writable(folder)
-    found |= _describe_all(folder, missing, names, workers, progress_before=sum(file.size for file in found))
-    described = [found[file] for file in files]
-    _check_usable(folder, described, names)
-    return IndexedShards(folder, _write(folder, files, described, names), described)
+    return describe_shards(files, folder, names, partial(make_reference, folder), workers=workers)
+
+
+def describe_shards(
+    files: Sequence[ShardFile],
+    out: Folder,
+    names: MemberNames,
+    refer: Callable[[Folder], str],
+    *,
+    workers: int | None = None,
+    shared_parts: Folder | None = None,
+) -> IndexedShards:
+    """Describe tars as a data set in the folder `out`, which has none.
+
+    refer: how the manifest is to name a shard's folder. shared_parts: where what is found in each shard is
+    kept for good, for the next data set that has it, too; without it, it is kept in `out` until all is done.
+    Raises what `index_shards` does.
+    """
+    parts = shared_parts or out
+    found = read_parts(parts, files, names)
+    missing = [file for file in files if file not in found]
+    done = sum(file.size for file in found)
+    try:
+        found |= _describe_all(parts, missing, names, workers, progress_before=done)
+        described = [found[file] for file in files]
+        _check_usable(described, names)
+    except NothingUsable:
+        if not shared_parts:
+            delete_parts(out)
+        raise
+    manifest = _write(out, files, described, names, refer)
+    if not shared_parts:
+        delete_parts(out)
+    return IndexedShards(out, manifest, described)
 
 
 def _output_folder(files: Sequence[ShardFile], out: str | None) -> Folder:
@@ -106,7 +138,8 @@ def _check_same(out: Folder, files: Sequence[ShardFile], names: MemberNames) -> 
             f"{address} was made by {manifest.made_by.get('tool', 'something else')}: these shards have a "
             "manifest; choose another --out, or replace it with --overwrite"
         )
-    differences = list(_differences(out, manifest, files, names))
+    differences = [f"members {manifest.member_names} there, {names} here"] * (manifest.member_names != names)
+    differences += differing_shards(out, manifest, files)
     if differences:
         more = f" and {len(differences) - 3:,} more differences" if len(differences) > 3 else ""
         raise UsageError(
@@ -115,25 +148,25 @@ def _check_same(out: Folder, files: Sequence[ShardFile], names: MemberNames) -> 
         )
 
 
-def _differences(
-    out: Folder, manifest: Manifest, files: Sequence[ShardFile], names: MemberNames
-) -> Iterator[str]:
-    if manifest.member_names != names:
-        yield f"members {manifest.member_names} there, {names} here"
+def differing_shards(out: Folder, manifest: Manifest, files: Sequence[ShardFile]) -> Iterator[str]:
+    """What distinguishes the shards that the manifest in a folder lists from these; nothing where they are
+    the same.
+    """
+    place = partial(_place, refer=partial(make_reference, out))
     theirs = {posixpath.join(record.folder, record.name): record.bytes for record in manifest.shards}
     theirs |= manifest.made_by.get("empty_shards", {})
-    ours = {_place(out, file): file.size for file in files}
+    ours = {place(file): file.size for file in files}
     for address in {**theirs, **ours}:
         if address not in theirs:
             yield f"{address} is new"
         elif address not in ours:
-            yield f"{address} is not among --shards"
+            yield f"{address} is not among these shards"
         elif theirs[address] != ours[address]:
             yield f"{address} had {theirs[address]:,} bytes and has {ours[address]:,}"
 
 
 def _describe_all(
-    out: Folder,
+    parts: Folder,
     files: Sequence[ShardFile],
     names: MemberNames,
     workers: int | None,
@@ -143,7 +176,7 @@ def _describe_all(
     found: dict[ShardFile, DescribedShard] = {}
     failed: list[str] = []
     samples = usable = 0
-    work = partial(_describe_and_keep, out=out, names=names)
+    work = partial(_describe_and_keep, parts=parts, names=names)
     count = max(1, min(workers or len(os.sched_getaffinity(0)), len(files)))
     results = run_in_processes(work, files, count) if count > 1 else map(work, files)
     with JobProgress(
@@ -158,45 +191,44 @@ def _describe_all(
             samples += result.written.record.samples
             usable += result.written.record.samples - len(result.unusable)
             if samples >= _ENOUGH_TO_TELL and not usable:
-                _check_usable(out, list(found.values()), names)
+                _check_usable(list(found.values()), names)
     if failed:
         for message in sorted(failed):
             print(message, file=sys.stderr)
         raise DataError(
             f"{len(failed):,} of {counted(len(files), 'shard')} could not be described, such as "
             f"{min(failed)}; what was found in the others is kept: run the same command again when that is "
-            "mended, or name --shards without them"
+            "mended, or leave them out"
         )
     return found
 
 
 def _describe_and_keep(
-    file: ShardFile, out: Folder, names: MemberNames
+    file: ShardFile, parts: Folder, names: MemberNames
 ) -> tuple[ShardFile, DescribedShard | str]:
     """Describe one shard in a worker process; in place of that, what went wrong with it."""
     try:
-        described = describe_shard(file, make_reference(out, file.folder), names)
+        described = describe_shard(file, names)
     except UsageError:
         raise
     except DataError as error:
         return file, str(error)
-    write_part(out, file, names, described)
+    write_part(parts, file, names, described)
     return file, described
 
 
-def _check_usable(out: Folder, described: Sequence[DescribedShard], names: MemberNames) -> None:
-    """Raise DataError where no sample of the shards can be used."""
+def _check_usable(described: Sequence[DescribedShard], names: MemberNames) -> None:
+    """Raise NothingUsable where no sample of the shards can be used."""
     samples = sum(shard.written.record.samples for shard in described)
     unusable = [bad for shard in described for bad in shard.unusable]
     if len(unusable) < samples:
         return
-    delete_parts(out)
     if not samples:
-        raise DataError(f"no sample in {counted(len(described), 'shard')}: nothing but empty tars")
+        raise NothingUsable(f"no sample in {counted(len(described), 'shard')}: nothing but empty tars")
     reasons = Counter(bad.reason for bad in unusable)
     told = ", ".join(f"{count:,} times: {reason}" for reason, count in reasons.most_common())
     example = f"{printable(unusable[0].key)} in {described[0].written.record.name}"
-    raise DataError(
+    raise NothingUsable(
         "; ".join(
             [
                 f"none of {samples:,} samples can be used ({told}; the first is {example})",
@@ -207,32 +239,37 @@ def _check_usable(out: Folder, described: Sequence[DescribedShard], names: Membe
 
 
 def _write(
-    out: Folder, files: Sequence[ShardFile], described: list[DescribedShard], names: MemberNames
+    out: Folder,
+    files: Sequence[ShardFile],
+    described: Sequence[DescribedShard],
+    names: MemberNames,
+    refer: Callable[[Folder], str],
 ) -> Manifest:
-    """Write the description of all shards, and remove what only an unfinished job needs."""
+    """Write the description of all shards."""
     usable = np.ones(sum(shard.written.record.samples for shard in described), bool)
     first = 0
     for shard in described:
         usable[[first + bad.sample for bad in shard.unusable]] = False
         first += shard.written.record.samples
     empty = {
-        _place(out, file): file.size
+        _place(file, refer): file.size
         for file, shard in zip(files, described, strict=True)
         if not shard.written.record.samples
     }
     made_by: dict[str, Any] = {"tool": TOOL, "left_out": int((~usable).sum()), "empty_shards": empty}
     out.write(REJECTED, unusable_csv(described))
-    manifest = write_manifest(
+    return write_manifest(
         out,
-        [shard.written for shard in described],
+        [
+            replace(shard.written, record=replace(shard.written.record, folder=refer(file.folder)))
+            for file, shard in zip(files, described, strict=True)
+        ],
         made_by,
         member_names=names,
         selected=None if usable.all() else usable,
     )
-    delete_parts(out)
-    return manifest
 
 
-def _place(out: Folder, file: ShardFile) -> str:
-    """Where a shard lies, as the manifest in `out` says it."""
-    return posixpath.join(make_reference(out, file.folder), file.name)
+def _place(file: ShardFile, refer: Callable[[Folder], str]) -> str:
+    """Where a shard lies, as a manifest says it."""
+    return posixpath.join(refer(file.folder), file.name)

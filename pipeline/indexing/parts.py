@@ -7,7 +7,6 @@ import json
 import re
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
 
 from pipeline.indexing.describe_shard import DescribedShard
 from pipeline.indexing.shard_files import ShardFile
@@ -49,5 +48,4 @@ def _part_name(file: ShardFile) -> str:
 
 
 def _identity(file: ShardFile, names: MemberNames) -> dict[str, object]:
-    members = {**asdict(names), "image_extensions": list(names.image_extensions)}  # as JSON gives it back
-    return {"shard": file.address, "bytes": file.size, "version": file.version, "members": members}
+    return {"shard": file.address, "bytes": file.size, "version": file.version, "members": names.to_dict()}

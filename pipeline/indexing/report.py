@@ -40,13 +40,26 @@ def unmapped_advice(described: Sequence[DescribedShard], names: MemberNames) -> 
             counts[reason].update(extensions)
     advice = []
     for extension, count in counts[NO_IMAGE].most_common(_SHOWN):
-        if extension not in _NEVER_IMAGES:
+        if extension.rpartition(".")[2] not in _NEVER_IMAGES:
             flag = f"--image-ext {','.join((*names.image_extensions, printable(extension)))}"
             advice.append(_mapping_line(extension, count, "an image", flag))
     for extension, count in counts[NO_CAPTION].most_common(_SHOWN):
         flag = "--caption-key KEY" if extension == "json" else f"--caption-ext {printable(extension)}"
         advice.append(_mapping_line(extension, count, "a caption", flag))
+    dotted = [
+        extension for extension, _ in counts[NO_IMAGE].most_common() if _ends_as_image(extension, names)
+    ]
+    if dotted:
+        advice.append(
+            f"a key ends at the first dot of a file's name, so .{printable(dotted[0])} is an extension: "
+            "where such dots belong to keys, pack the tars again with other names"
+        )
     return advice
+
+
+def _ends_as_image(extension: str, names: MemberNames) -> bool:
+    _, dot, last = extension.rpartition(".")
+    return bool(dot) and last in names.image_extensions
 
 
 def _mapping_line(extension: str, count: int, what: str, flag: str) -> str:

@@ -56,16 +56,24 @@ def find_shards(patterns: Sequence[str]) -> list[ShardFile]:
         raise UsageError(refuse_compressed(compressed))
     twice = [address for address, count in Counter(addresses).items() if count > 1]
     if twice:
-        raise UsageError(f"--shards names {twice[0]} more than once: each shard belongs to a data set once")
+        raise UsageError(f"{twice[0]} is named more than once: each shard belongs to a data set once")
     with ThreadPoolExecutor(16) as threads:  # an object store answers slowly, but many at a time
         found = list(threads.map(_look_at, addresses))
     missing = [address for address, file in zip(addresses, found, strict=True) if file is None]
     if missing:
         raise UsageError(
             f"{len(missing):,} of {counted(len(addresses), 'shard')} not there, such as {missing[0]}: "
-            "correct --shards, or fetch them"
+            "correct the pattern, or fetch them"
         )
     return [file for file in found if file]
+
+
+def names_shards(address: str) -> bool:
+    """Whether an address stands for tars themselves (a tar, braces or wildcards), not for a folder."""
+    if not is_remote(address) and os.path.isdir(address):
+        return False
+    is_pattern = "{" in address or _WILDCARDS.search(address)
+    return bool(is_pattern or address.lower().endswith(".tar") or _COMPRESSED_NAME.search(address))
 
 
 def refuse_compressed(address: str) -> str:
@@ -81,7 +89,7 @@ def _expand(pattern: str) -> list[str]:
     try:
         expanded = list(braceexpand(pattern)) if not os.path.lexists(pattern) else [pattern]
     except ValueError:
-        raise UsageError(f"--shards {pattern}: a brace is opened or closed without its other half") from None
+        raise UsageError(f"{pattern}: a brace is opened or closed without its other half") from None
     return [_plain(address) for part in expanded for address in _resolve(part)]
 
 
@@ -110,7 +118,7 @@ def _plain(address: str) -> str:
 def _found(pattern: str, addresses: Iterable[str]) -> list[str]:
     found = sorted(addresses)
     if not found:
-        raise UsageError(f"--shards {pattern}: nothing there matches")
+        raise UsageError(f"{pattern}: nothing there matches")
     return found
 
 
@@ -119,7 +127,7 @@ def _tars_of_folder(folder: str, addresses: Iterable[str]) -> list[str]:
     tars = [name for name in names if name.lower().endswith(".tar")]
     compressed = [name for name in names if _COMPRESSED_NAME.search(name)]
     if not tars and not compressed:
-        raise UsageError(f"--shards {folder}: no .tar in this folder")
+        raise UsageError(f"{folder}: no .tar in this folder")
     return tars or compressed
 
 

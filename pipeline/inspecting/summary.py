@@ -17,7 +17,6 @@ def summarise(dataset: Dataset) -> str:
     if dataset.selected is not None:
         lengths = lengths[dataset.selected]
     names = manifest.member_names
-    caption = names.caption_extension + (f", under {names.caption_key!r}" if names.caption_key else "")
     made_by = dict(manifest.made_by)
     tool = made_by.pop("tool", "unknown")
     details = ", ".join(
@@ -33,7 +32,7 @@ def summarise(dataset: Dataset) -> str:
         "blocks": f"{len(dataset.blocks):,}, the largest of {dataset.blocks.length.max(initial=0):,} bytes",
         "bytes a sample": _quantiles(lengths),
         "image": f"the first of {', '.join(names.image_extensions)}",
-        "caption": caption,
+        "caption": names.caption_place,
         "made by": made if len(made) <= _SHOWN else f"{made[:_SHOWN]}…",
         "fingerprint": manifest.fingerprint,
     }

@@ -1,13 +1,14 @@
 """Packing chosen samples into new shards, shuffled over all of them.
 
-A new sample's key is its place, its image has the extension of its true format, its caption is `txt`. The
+A new sample's key is its place, its image has the extension of its true format, its caption is `txt` (a line
+for each, where samples may have several). The
 other members stay as they are, but for two things: the `.json` gains the old key under "key", unless it holds
 one already; and a member that would now be taken for the image or caption is called `other.EXTENSION`.
 """
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -70,6 +71,8 @@ class Rewriting:
         self._firsts = np.cumsum([0, *map(len, sources)])
         splits = np.zeros(self._firsts[-1], np.uint8)
         self._plan = PackingPlan(splits, 1, seed, samples_per_shard)
+        names = [source.manifest.member_names for source in sources]
+        self._caption_lines = any(n.caption_lines or n.caption_key is not None for n in names)
 
     def pack(self, workers: int) -> None:
         """Pack the shards that are not there yet. Raises Stopped after a SIGTERM."""
@@ -78,7 +81,7 @@ class Rewriting:
         self._folder.delete_leftovers(0, [self._name(shard) for shard in missing], alone=True)
         total = int(self._firsts[-1])
         done = total - sum(len(shard.slots) for shard in missing)
-        work = partial(rewrite_shard, treatment=self._treatment)
+        work = partial(rewrite_shard, treatment=self._treatment, caption_lines=self._caption_lines)
         with JobProgress(total, done, Unit("samples")) as progress, sigterm_waits() as stopping:
             for samples in run_in_processes(work, map(self._task, missing), workers, stopping):
                 progress.advance(samples)
@@ -97,7 +100,8 @@ class Rewriting:
                 f"all {account.rejected.total():,} samples were rejected, {count:,} of them because: "
                 f"{reason}; every sample and its reason is in {out.locate(REJECTED)}"
             )
-        manifest = write_manifest(out, account.shards, made_by)
+        names = replace(_NEW_NAMES, caption_lines=self._caption_lines)
+        manifest = write_manifest(out, account.shards, made_by, member_names=names)
         self._folder.clean_up()
         return FinishedDataSet(manifest, account.statistics, account.rejected)
 
@@ -114,19 +118,23 @@ class Rewriting:
         )
 
 
-def rewrite_shard(task: RewritingTask, treatment: Treatment) -> int:
+def rewrite_shard(task: RewritingTask, treatment: Treatment, caption_lines: bool) -> int:
     """Write a new shard (none where every sample is rejected), then its description; how many samples it was
-    made from.
+    made from. caption_lines: samples may have several captions, which become the lines of one.
     """
     rejected: list[RejectedRow] = []
     statistics = Statistics()
-    samples = _new_samples(task, treatment, rejected, statistics)
+    samples = _new_samples(task, treatment, caption_lines, rejected, statistics)
     write_described(task.folder, task.name, samples, rejected, statistics)
     return len(task.places)
 
 
 def _new_samples(
-    task: RewritingTask, treatment: Treatment, rejected: list[RejectedRow], statistics: Statistics
+    task: RewritingTask,
+    treatment: Treatment,
+    caption_lines: bool,
+    rejected: list[RejectedRow],
+    statistics: Statistics,
 ) -> Iterator[tuple[str, dict[str, bytes]]]:
     """(key, members) of every sample that can be taken; the others go to `rejected`."""
     samples = read_ahead(_read, task.places)
@@ -136,7 +144,7 @@ def _new_samples(
         try:
             if sample is None:
                 raise Rejected(DAMAGED)
-            members = _new_members(sample, place.names, treatment, statistics)
+            members = _new_members(sample, place.names, treatment, caption_lines, statistics)
         except Rejected as reason:
             name = sample.key if sample else f"{place.shard} at byte {place.offset}"
             rejected.append(RejectedRow(number, name, str(reason)))
@@ -153,13 +161,17 @@ def _read(place: SamplePlace) -> Sample | None:
 
 
 def _new_members(
-    sample: Sample, names: MemberNames, treatment: Treatment, statistics: Statistics
+    sample: Sample,
+    names: MemberNames,
+    treatment: Treatment,
+    caption_lines: bool,
+    statistics: Statistics,
 ) -> dict[str, bytes]:
     """The members of a new sample by extension; Rejected where it cannot be one."""
     if not sample.caption.strip():
         raise Rejected("empty caption")
     try:
-        caption = sample.caption.encode()
+        caption = (_as_lines(sample.captions) if caption_lines else sample.caption).encode()
     except UnicodeEncodeError:
         raise Rejected("caption is not Unicode") from None
     data, image = process_image(bytes(sample.image), treatment.rules, treatment.transcoding)
@@ -174,6 +186,10 @@ def _new_members(
         members[kept] = bytes(content)
     statistics.add(image, len(data), sample.caption)
     return members
+
+
+def _as_lines(captions: Sequence[str]) -> str:
+    return "\n".join(" ".join(caption.splitlines()) for caption in captions)
 
 
 def _described(sample: Sample) -> bytes:

@@ -44,10 +44,9 @@ def common_names(sources: Sequence[Dataset]) -> MemberNames:
     return widest
 
 
-def _caption(names: MemberNames) -> tuple[str, str | None]:
-    return names.caption_extension, names.caption_key
+def _caption(names: MemberNames) -> tuple[str, str | None, bool]:
+    return names.caption_extension, names.caption_key, names.caption_lines
 
 
 def _describe(names: MemberNames) -> str:
-    inside = f" under {names.caption_key!r}" if names.caption_key else ""
-    return f"image {','.join(names.image_extensions)}; caption {names.caption_extension}{inside}"
+    return f"image {','.join(names.image_extensions)}; caption {names.caption_place}"

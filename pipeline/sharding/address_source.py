@@ -25,7 +25,7 @@ class RemoteFile:
         refuses: a fault of the network must not pass for one of the row.
         """
         try:
-            data = folder_at(self.folder).read_range(self.name, 0, LARGEST_IMAGE + 1)
+            data = bytes(folder_at(self.folder).read_range(self.name, 0, LARGEST_IMAGE + 1))
         except FileNotFoundError:
             raise missing() from None
         if len(data) > LARGEST_IMAGE:

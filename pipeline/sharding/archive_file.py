@@ -57,7 +57,7 @@ class ArchiveFile:
         """
         folder, name = self._parts
         try:
-            data = folder.read_range(name, start, length)
+            data = bytes(folder.read_range(name, start, length))
         except FileNotFoundError:
             raise DataError(
                 f"{self.address}: no such file (any more, or on this machine): processes that pack need the "

@@ -4,10 +4,9 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from pipeline.interrupts import SIGTERM_EXIT_CODE
 from pipeline.sharding.job import FinishedDataSet, Stopped
 from pipeline.wording import counted
-
-SIGTERM_EXIT_CODE = 143
 
 
 def say(message: str) -> None:

@@ -35,7 +35,7 @@ from pipeline.sharding.spool import SpooledTable
 from pipeline.sharding.statistics import Statistics
 from pipeline.sharding.tasks import TaskShare
 from pipeline.sharding.worker_pool import sigterm_waits
-from shards import DataError, Manifest, write_manifest
+from shards import DataError, Manifest, MemberNames, write_manifest
 
 
 class Engine(Protocol):
@@ -64,7 +64,8 @@ class FinishedDataSet:
 class Job:
     """A table's rows on their way into shards.
 
-    max_rejected: the share of rows above which the job fails.
+    max_rejected: the share of rows above which the job fails. member_names: how the manifest says that
+    samples are read.
     """
 
     table: SpooledTable
@@ -75,6 +76,7 @@ class Job:
     treatment: Treatment
     task: TaskShare
     engine: Engine
+    member_names: MemberNames
     max_rejected: float = 1.0
 
     def find_duplicates(self) -> bool:
@@ -163,7 +165,9 @@ class Job:
         self.folder.root.write(REPORT, self._report(accounts).encode())
         finished = [
             FinishedDataSet(
-                write_manifest(folder, account.shards, self.identity), account.statistics, account.rejected
+                write_manifest(folder, account.shards, self.identity, member_names=self.member_names),
+                account.statistics,
+                account.rejected,
             )
             for folder, account in zip(self.folder.data_sets, accounts, strict=True)
         ]

@@ -82,7 +82,7 @@ def caption_text(value: Any) -> str:
     if isinstance(value, str):
         return value
     if isinstance(value, list) and all(isinstance(line, str) for line in value):
-        return "\n".join(value)
+        return "\n".join(" ".join(caption.splitlines()) for caption in value)
     if (text := _text(value)) is None:
         raise ValueError(f"the caption is {_described(value)}, not text or a list of texts")
     return text

@@ -41,7 +41,9 @@ def run_in_processes(
     # Workers hold nothing of this process's threads and files: this process alone has the writing end, and
     # its death, too, closes it.
     lifeline, holder = context.Pipe(duplex=False)
-    pool = ProcessPoolExecutor(workers, context, initializer=_prepare_worker, initargs=(lifeline,))
+    pool = ProcessPoolExecutor(
+        workers, context, initializer=_prepare_worker, initargs=(lifeline, dict(os.environ))
+    )
     under_way: set[Future[Result]] = set()
     try:
         remaining = iter(tasks)
@@ -123,8 +125,11 @@ def _signals_held() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _prepare_worker(lifeline: Connection) -> None:
-    """Run first in a worker process: end when the parent closes its end."""
+def _prepare_worker(lifeline: Connection, environment: dict[str, str]) -> None:
+    """Run first in a worker process: see the parent's environment, which may have changed since the process
+    that workers are forked from was started, and end when the parent closes its end.
+    """
+    os.environ.update(environment)
 
     def end_with_parent() -> None:
         lifeline.poll(None)

@@ -217,7 +217,7 @@ def test_altered_shard_stops_the_stream_with_its_name(run, sample_shards, tmp_pa
     content = bytearray(shard.read_bytes())
     content[len(content) // 2] ^= 0xFF
     shard.write_bytes(content)
-    fail(run("stream", "--data", "bad"), 1, "the shard was altered")
+    fail(run("stream", "--data", "bad", "--on-bad-sample", "fail"), 1, "the shard was altered")
 
 
 def test_stream_refuses_what_cannot_be(run, sample_shards, monkeypatch):

@@ -11,8 +11,12 @@ import subprocess
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+
+from pipeline.data import open_training_data
+from pipeline.topology import Topology
 
 STEPS, GLOBAL_BATCH = 16, 24
 
@@ -29,8 +33,7 @@ def stream(sample_shards, launch):
     launcher, environment = launch
 
     def run_stream(file: Path, batch: int, processes: int, *flags: object, **changes: str) -> list[str]:
-        command = [*launcher(processes, "stream"), "--data", sample_shards / "train", "--batch-size", batch]
-        command += ["--image-size", 64, "--keys", file, "--checksums", "--lanes", 12, *flags]
+        command = [*launcher(processes, "stream"), *stream_flags(sample_shards, file, batch), *flags]
         subprocess.run(
             [str(part) for part in command], check=True, capture_output=True, env=environment(**changes)
         )
@@ -39,8 +42,15 @@ def stream(sample_shards, launch):
     return run_stream
 
 
+def stream_flags(shards: Path, file: Path, batch: int) -> list[object]:
+    """The real sample, small; a later --data takes the place of this one."""
+    flags = ["--data", shards / "train", "--batch-size", batch, "--image-size", 64, "--lanes", 12]
+    return [*flags, "--keys", file, "--checksums"]
+
+
 @pytest.mark.parametrize(
-    "processes", [3, pytest.param(2, marks=pytest.mark.slow), pytest.param(4, marks=pytest.mark.slow)]
+    "processes",
+    [3, *(pytest.param(processes, marks=pytest.mark.slow) for processes in (2, 4, 6))],
 )
 def test_keys_and_pixels_are_the_same_on_any_number_of_processes(stream, tmp_path, keys_alone, processes):
     together = stream(tmp_path / "k.tsv", 24 // processes, processes, "--batches", 24)
@@ -54,8 +64,83 @@ def test_one_rank_without_a_process_group_sees_its_share(stream, tmp_path, keys_
 
 
 def test_starting_anywhere_goes_on_as_if_nothing_had_happened(stream, tmp_path, keys_alone):
-    late = stream(tmp_path / "k.tsv", 16, 1, "--start", 211, "--batches", 22, "--prefetch-bytes", 0)
+    late = stream(
+        tmp_path / "k.tsv", 16, 1, "--start", 211, "--batches", 22, "--prefetch-bytes", 0, "--workers", 5
+    )
     assert late == keys_alone[211 : 211 + 22 * 16]
+
+
+@pytest.fixture
+def killed_stream(launch, sample_shards, tmp_path):
+    """Run processes of `pipeline.stream` without end, kill all of them with SIGKILL after some batches, and
+    return the lines of the global batches that all of them had seen.
+    """
+    launcher, environment = launch
+
+    def run_and_kill(start: int, processes: int, batches: int) -> list[str]:
+        files = [tmp_path / f"{start}-{rank}.tsv" for rank in range(processes)]
+        command = [*launcher(1, "stream"), "--start", start, "--batches", 100_000]
+        jobs = [
+            subprocess.Popen(
+                [str(part) for part in [*command, *stream_flags(sample_shards, file, 24 // processes)]],
+                env=environment(RANK=str(rank), WORLD_SIZE=str(processes)),
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+            )
+            for rank, file in enumerate(files)
+        ]
+        try:
+            deadline = time.monotonic() + 120
+            while min(seen_batches(file, processes) for file in files) < batches:
+                assert time.monotonic() < deadline
+                assert all(job.poll() is None for job in jobs)
+                time.sleep(0.002)
+        finally:
+            for job in jobs:
+                job.kill()
+                job.wait()
+        seen = min(seen_batches(file, processes) for file in files)
+        lines = [line for file in files for line in file.read_text().splitlines()[: seen * 24 // processes]]
+        return sorted(lines, key=position_of)
+
+    return run_and_kill
+
+
+def seen_batches(file: Path, processes: int) -> int:
+    """Global batches of which a process wrote all of its lines."""
+    return file.read_bytes().count(b"\n") * processes // 24 if file.exists() else 0
+
+
+def position_of(line: str) -> int:
+    return int(line.split("\t")[0])
+
+
+@pytest.mark.parametrize("legs", [[1, 1], pytest.param([2, 3, 1, 6], marks=pytest.mark.slow)])
+def test_killed_at_random_times_and_resumed_on_any_number_of_processes_nothing_differs(
+    stream, killed_stream, tmp_path, legs
+):
+    """Each leg goes on from the global batches that every process of the one before it had written down."""
+    seen: list[str] = []
+    for processes in legs:
+        seen += killed_stream(len(seen), processes, random.Random(len(seen)).randint(1, 4))
+    assert seen == stream(tmp_path / "whole.tsv", 24, 1, "--batches", len(seen) // 24)
+
+
+def test_a_mixture_is_the_same_on_any_number_of_processes_across_its_epochs(stream, tmp_path, sample_shards):
+    """By weight, 10 of 12 lanes are the larger data set's; both go through several epochs of their own."""
+    words = [f"{sample_shards / 'train'}=0.8", f"{sample_shards / 'valid'}=0.2"]
+    alone = stream(tmp_path / "alone.tsv", 24, 1, "--batches", 24, "--workers", 1, "--data", *words)
+    late = stream(tmp_path / "late.tsv", 8, 3, "--start", 288, "--batches", 12, "--data", *words)
+    assert late == alone[288:]
+    data = open_training_data(words, Topology(), lanes=12, seed=0)
+    sources = [data.dataset.source(block) for block in data.order.at(np.arange(len(alone))).block.tolist()]
+    assert data.lanes_of == (10, 2)
+    for number, dataset in enumerate(data.datasets):
+        own = [line.split("\t")[1] for line, source in zip(alone, sources, strict=True) if source == number]
+        expected = sorted(dataset.read_sample(sample).key for sample in range(len(dataset)))
+        epochs = [own[first : first + len(dataset)] for first in range(0, len(own), len(dataset))]
+        assert len(epochs) > 2
+        assert all(sorted(epoch) == expected for epoch in epochs[:-1])
 
 
 class Run:
@@ -121,7 +206,11 @@ def assert_equal_runs(killed: Run, whole: Run) -> None:
     assert [name for name in ours if not torch.equal(ours[name], theirs[name])] == []
     noisy = {"samples_per_second", "loader_wait"}
     kept = [
-        [{k: v for k, v in entry.items() if k not in noisy} for entry in run.metrics()]
+        [
+            {k: v for k, v in entry.items() if k not in noisy}
+            for entry in run.metrics()
+            if entry["kind"] != "loader"
+        ]
         for run in (killed, whole)
     ]
     assert kept[0] == kept[1]

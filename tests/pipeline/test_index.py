@@ -223,6 +223,8 @@ def test_every_oddity_is_told_and_only_samples_that_cannot_be_used_are_left_out(
     ("caption", "reason"),
     [
         (b'{"text": "other key"}', "no text under 'caption' in its json"),
+        (b'{"caption": []}', "no text under 'caption' in its json"),
+        (b'{"caption": ["text", 1]}', "no text under 'caption' in its json"),
         (b'{"caption": null}', "no text under 'caption' in its json"),
         (b"[" * 100_000, "no text under 'caption' in its json"),
         (b'{"caption": ""}', "empty caption"),
@@ -230,8 +232,33 @@ def test_every_oddity_is_told_and_only_samples_that_cannot_be_used_are_left_out(
 )
 def test_caption_that_json_does_not_hold_leaves_the_sample_out(put, caption, reason):
     members = [("a.jpg", b"i"), ("a.json", caption), ("b.jpg", b"i"), ("b.json", b'{"caption": "b"}')]
-    described = describe_shard(*find_shards([str(put("a.tar", members))]), "", JSON_NAMES)
+    described = describe_shard(*find_shards([str(put("a.tar", members))]), JSON_NAMES)
     assert [(bad.key, bad.reason) for bad in described.unusable] == [("a", reason)]
+
+
+def test_what_may_surprise_in_names_and_ends_of_tars_is_told(run, put, tmp_path):
+    """Keys with dots, several images of one sample, and a tar that ends between two files."""
+    dotted = [("PMC1.v1.jpg", b"i"), ("PMC1.v1.txt", b"t"), ("PMC2.v1.jpg", b"i"), ("PMC2.v1.txt", b"t")]
+    put("a.tar", [*dotted, ("two.JPG", b"i"), ("two.png", b"other"), ("two.txt", b"t")])
+    put("b.tar", []).write_bytes(pack_sample("b", {"jpg": b"i", "txt": b"t"}))
+    done = run("index", "--shards", "tars", *ALONE)
+    for line in (
+        "a key ends at the first dot of a file's name, so .v1.jpg is an extension",
+        "1 samples with several images, of which the first in the order of --image-ext counts, such as two",
+        "1 shards without the end marker of a tar, which may have been cut short between two files, such",
+    ):
+        assert line in done.stdout
+    assert contents(tmp_path / "tars") == [("two", b"i", "t"), ("b", b"i", "t")]
+
+
+def test_several_captions_of_an_image_come_from_lists_in_json_and_from_lines(run, put, tmp_path):
+    listed = json.dumps({"caption": ["first", "second"]}).encode()
+    put("a.tar", [("a.jpg", b"i"), ("a.json", listed), ("a.txt", b"first\n\nsecond\n"), *good("b")])
+    for out, *flags in (("lists", "--caption-key", "caption"), ("lines", "--caption-lines")):
+        assert run("index", "--shards", "tars", "--out", out, *flags, *ALONE).returncode == 0
+        assert open_dataset(str(tmp_path / out)).read_sample(0).captions == ("first", "second")
+    refused = run("index", "--shards", "tars", "--out", "both", "--caption-lines", "--caption-key", "caption")
+    assert (refused.returncode, "a list, not lines" in refused.stderr) == (2, True)
 
 
 def test_links_and_sparse_members_are_not_taken_for_images(tmp_path, put):
@@ -243,7 +270,7 @@ def test_links_and_sparse_members_are_not_taken_for_images(tmp_path, put):
         member.size, member.pax_headers = 512, {"GNU.sparse.name": "holes.jpg", "GNU.sparse.major": "1"}
         tar.addfile(member, io.BytesIO(bytes(512)))
         add(tar, "holes.txt", b"stored without its holes")
-    described = describe_shard(*find_shards([str(path)]), "", NAMES)
+    described = describe_shard(*find_shards([str(path)]), NAMES)
     assert [(bad.key, bad.reason) for bad in described.unusable] == [
         ("linked", "the image is a link to another file (pack with tar --hard-dereference)"),
         ("holes", "a member is stored without its holes (tar --sparse)"),
@@ -338,7 +365,7 @@ def test_compressed_tar_is_refused_with_the_reason(put, name):
     path = put(name, [])
     path.write_bytes(gzip.compress(tar_bytes(good("a"))))
     with pytest.raises(UsageError, match=r"is compressed: .* byte offsets.*gunzip"):
-        describe_shard(*find_shards([str(path)]), "", NAMES)
+        describe_shard(*find_shards([str(path)]), NAMES)
 
 
 @pytest.mark.parametrize(

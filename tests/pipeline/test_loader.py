@@ -1,6 +1,7 @@
 """The loader: the same pixels whatever the threads, nothing lost to a broken image, nothing left behind."""
 
 import io
+import os
 import threading
 import time
 
@@ -11,10 +12,12 @@ from PIL import Image
 
 from pipeline.data import LoaderOptions, evaluation_loader, training_loader
 from pipeline.decode import EvalImages, TrainImages
+from pipeline.loader import BadSamplePolicy, Loader
 from pipeline.text import TextStage
 from pipeline.topology import Topology
 from pmc_clip import get_tokenizer
-from shards import DataError, Folder, Order, open_dataset, write_manifest, write_shard
+from shards import DataError, Folder, Mixture, SampleStream, open_dataset, write_manifest, write_shard
+from shards.watchdog import Patience
 
 SIZE, SAMPLES = 32, 90
 ALONE = Topology()
@@ -57,17 +60,17 @@ def load(
     batch=24,
     seed=3,
     text=None,
+    **options,
 ):
     return training_loader(
-        dataset,
-        Order(dataset.blocks.samples, seed, lanes=12),
+        Mixture([dataset], [12], seed),
         topology,
         global_batch=batch,
         start=start,
         stop=stop,
         images=TrainImages(SIZE),
         text=text,
-        options=LoaderOptions(workers, prefetch),
+        options=LoaderOptions(workers, prefetch, **options),
     )
 
 
@@ -134,10 +137,47 @@ def test_broken_images_keep_their_places_and_the_same_substitutes_on_any_topolog
     assert {position: sample for part in parts for position, sample in part.items()} == alone
 
 
-def test_too_many_broken_images_stop_the_run(tmp_path):
+def test_the_same_sample_ends_a_run_whatever_the_threads_do(tmp_path):
     dataset = open_dataset(write(tmp_path / "d", frozenset(range(0, SAMPLES, 3))))
-    with pytest.raises(DataError, match=r"could not be decoded, the last: .*/d-000000\.tar: image of"):
-        collect(load(dataset))
+
+    def ending(**options) -> str:
+        with pytest.raises(DataError, match=r"could not be decoded, .* 1% allows, the last: ") as error:
+            collect(load(dataset, **options))
+        return str(error.value)
+
+    endings = {ending(workers=workers) for workers in (1, 2, 5)}
+    assert len(endings) == 1
+    assert "/d-000000.tar: image of sample 0000000" in endings.pop()
+
+
+def test_failing_on_bad_samples_names_the_first_of_the_stream(tmp_path):
+    dataset = open_dataset(write(tmp_path / "d", frozenset({3, 50, 60})))
+    whole = collect(load(open_dataset(write(tmp_path / "whole"))))
+    bad = [key for _, (key, _) in sorted(whole.items()) if key in ("000000003", "000000050", "000000060")]
+    for workers in (1, 4):
+        with pytest.raises(
+            DataError, match=rf"sample {bad[0]} cannot be decoded .*--on-bad-sample substitute"
+        ):
+            collect(load(dataset, workers=workers, batch=48, bad_samples=BadSamplePolicy("fail")))
+
+
+def test_damaged_bytes_are_substituted_and_named_once(dataset):
+    whole = collect(load(dataset))
+    damage(dataset)
+    loader = load(dataset, stop=192)  # two epochs
+    damaged = collect(loader)
+    changed = {whole[position][0] for position in whole if damaged[position] != whole[position]}
+    assert len(changed) == 1
+    assert loader.stats.substituted == 2
+    (reason,) = loader.bad_samples
+    assert "d-000000.tar" in reason
+    assert "wrong checksum" in reason
+
+
+def damage(dataset):
+    with open(f"{dataset.folder.address}/d-000000.tar", "r+b") as file:
+        file.seek(100_000)
+        file.write(b"xxxxxxxx")
 
 
 def test_evaluation_refuses_a_broken_image_instead_of_leaving_it_out(tmp_path):
@@ -195,8 +235,67 @@ def test_no_thread_is_left_behind(dataset, leave):
 
 
 def test_altered_shard_reaches_the_consumer_as_one_error(dataset):
-    with open(f"{dataset.folder.address}/d-000000.tar", "r+b") as file:
-        file.seek(100_000)
-        file.write(b"xxxxxxxx")
+    damage(dataset)
     with pytest.raises(DataError, match="was altered"):
-        collect(load(dataset))
+        collect(load(dataset, bad_samples=BadSamplePolicy("fail")))
+
+
+class Misbehaves:
+    """An image stage that does something else at one of the first samples it sees."""
+
+    uniforms = 0
+    size = SIZE
+
+    def __init__(self, act):
+        self.act, self.seen = act, 0
+
+    def __call__(self, data, uniforms, out):
+        self.seen += 1
+        if self.seen == 5:
+            self.act()
+
+
+def raw_loader(dataset, images, **arguments):
+    plan = Mixture([dataset], [12]).plan(stop=96)
+    stream = SampleStream(dataset, plan)
+    return Loader(stream, batch_size=24, images=images, text=None, workers=2, **arguments)
+
+
+@pytest.mark.parametrize("error", [MemoryError, SystemExit, KeyboardInterrupt])
+def test_whatever_ends_a_decoding_thread_reaches_the_consumer(dataset, error):
+    def fail():
+        raise error("of the thread")
+
+    with pytest.raises(error, match="of the thread"), raw_loader(dataset, Misbehaves(fail)) as loader:
+        list(loader)
+
+
+def test_an_image_that_never_ends_is_named_and_the_loader_still_closes(dataset):
+    release = threading.Event()
+    stuck = Misbehaves(lambda: release.wait(30))
+    begin = time.monotonic()
+    try:
+        with (
+            pytest.raises(DataError, match=r"decoding of sample 0000000\d\d of .*/d-000000\.tar"),
+            raw_loader(dataset, stuck, patience=Patience(warn_after=0.1, give_up_after=0.3)) as loader,
+        ):
+            list(loader)
+        assert time.monotonic() - begin < 2
+    finally:
+        release.set()
+
+
+def test_no_thread_is_left_when_the_iterator_is_dropped(dataset):
+    threads = threading.active_count()
+    iterator = iter(load(dataset, stop=None))
+    next(iterator)
+    del iterator
+    assert threading.active_count() == threads
+
+
+def test_no_file_is_left_open_when_the_loader_is_closed(dataset):
+    files = len(os.listdir("/proc/self/fd"))
+    for _ in range(3):
+        with load(dataset, stop=None) as loader:
+            next(iter(loader))
+    assert len(os.listdir("/proc/self/fd")) == files

@@ -286,11 +286,11 @@ def test_member_names_that_contradict_one_another_are_only_rewritten(
     write_data_set("b", 10, first=10, names=MemberNames(("png", "thumb")))
     refused = select("--data", "a", "b", "--out", "v")
     assert refused.returncode == 2
-    assert "caption json under 'caption'" in refused.stderr
+    assert "caption json, under 'caption'" in refused.stderr
     done = select("--data", "a", "b", "--out", "v", "--rewrite")
     assert done.returncode == 0, done.stderr
     found = samples(tmp_path / "v")
-    assert open_dataset(str(tmp_path / "v")).manifest.member_names == MemberNames()
+    assert open_dataset(str(tmp_path / "v")).manifest.member_names == MemberNames(caption_lines=True)
     foreign = [sample for sample in found if sample.caption == "in JSON"]
     assert len(foreign) == 10
     for sample in foreign:
@@ -347,6 +347,21 @@ def test_rewriting_again_keeps_the_first_key(select, write_data_set, tmp_path):
     (tmp_path / "ids.txt").write_text("000000003\nPMC1_Fig3\n")
     select("--data", "s", "--out", "t", "--exclude", "ids.txt")
     assert 3 not in [json.loads(bytes(sample.members["json"]))["row"] for sample in samples(tmp_path / "t")]
+
+
+def test_rewriting_keeps_all_captions_of_an_image(select, write_data_set, tmp_path, picture):
+    several = {"png": picture(3), "json": b'{"texts": ["an image,\\nas CT", "a scan"], "row": 3}'}
+    plain = {
+        f"sample_{n}": {"png": picture(n), "json": b'{"texts": "caption %d"}' % n}
+        for n in range(10)
+        if n != 3
+    }
+    names = MemberNames(caption_extension="json", caption_key="texts")
+    data = write_data_set("several", 10, names=names, sample_3=several, **plain)
+    assert select("--data", data, "--rewrite", "--out", tmp_path / "new").returncode == 0
+    captions = sorted(sample.captions for sample in samples(tmp_path / "new"))
+    expected = [("an image, as CT", "a scan"), *((f"caption {n}",) for n in range(10) if n != 3)]
+    assert captions == sorted(expected)
 
 
 def test_samples_that_cannot_be_rewritten_are_listed(select, write_data_set, tmp_path, picture):

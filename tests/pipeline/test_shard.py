@@ -364,3 +364,13 @@ def test_unreachable_output_is_said(run, small):
     done = run("shard", "--csv", small, "--out", "nosuchprotocol://bucket/x")
     assert done.returncode == 2
     assert "nosuchprotocol" in done.stderr
+
+
+def test_several_captions_of_an_image_stay_several(run, small, picture):
+    rows = [{"image": f"{n}.png", "caption": ["a line", f"caption\nof {n}"]} for n in range(30)]
+    table = small.with_name("several.jsonl")
+    table.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert run("shard", "--csv", table, "--caption-lines", "--out", "out").returncode == 0
+    dataset = open_dataset(str(small.parent / "out"))
+    captions = sorted(dataset.read_sample(number).captions for number in range(30))
+    assert captions == sorted(("a line", f"caption of {n}") for n in range(30))

@@ -10,7 +10,7 @@ from pipeline.schedule import CosineSchedule
 from pipeline.topology import Topology
 from pipeline.trainer import OptimizerOptions, Trainer, decay_groups
 from pmc_clip import create_model, get_tokenizer, mask_tokens
-from shards import Order, UsageError, open_dataset
+from shards import Mixture, Order, UsageError, open_dataset
 
 BATCH = 8
 
@@ -117,9 +117,9 @@ def test_a_nonsensical_environment_is_refused(environment, message):
 
 def test_lanes_that_processes_do_not_divide_are_pointed_out(sample_shards):
     dataset = open_dataset(str(sample_shards / "train"))
-    order = Order(dataset.blocks.samples, lanes=384)
-    assert "--lanes" not in reading_advice(dataset, order, Topology(0, 6))
-    advice = reading_advice(dataset, order, Topology(0, 5))
+    data = Mixture([dataset], [384])
+    assert "--lanes" not in reading_advice(data, Topology(0, 6))
+    advice = reading_advice(data, Topology(0, 5))
     assert "read up to 5 times" in advice
     assert "--lanes 385" in advice
     many = np.full(5000, 40)

@@ -1,5 +1,9 @@
 """Image transforms: the published crop bit for bit, and colours as a viewer shows them."""
 
+import io
+import struct
+import zlib
+
 import numpy as np
 import pytest
 import torch
@@ -7,6 +11,7 @@ from PIL import Image
 from torchvision import transforms as published
 
 import pmc_clip
+from pmc_clip import transforms
 
 
 @pytest.fixture(scope="module")
@@ -33,6 +38,22 @@ def test_crop_is_the_published_one_bit_for_bit(figures, size):
                 assert np.array_equal(pmc_clip.center_crop(turned, size), _published(turned, size))
             seen.add(image.mode)
     assert seen == {"RGB", "L"}
+
+
+@pytest.mark.parametrize("size", [64, 224])
+def test_published_crop_is_the_published_one_for_every_mode(figures, shared, size):
+    """Resized in its own mode, so palettes by nearest neighbour, and RGB afterwards."""
+    stored = [Image.open(file) for file in (shared / "pmc_sample" / "images").glob("*.[pg][ni][gf]")]
+    grey = next(image for image in figures if image.mode == "L")
+    deep = Image.fromarray(np.asarray(grey, np.uint16) * 257)
+    made = [grey.convert(mode) for mode in ("1", "P", "PA", "LA", "CMYK", "YCbCr", "I", "F")] + [deep]
+    keyed = next(image for image in figures if image.mode == "RGB").copy()
+    keyed.info["transparency"] = keyed.getpixel((0, 0))
+    seen = set()
+    for image in (*figures, *stored, *made, keyed):
+        assert np.array_equal(transforms.published_center_crop(image, size), _published(image, size))
+        seen.add(image.mode)
+    assert seen >= {"RGB", "RGBA", "L", "P", "PA", "LA", "CMYK", "1", "I;16", "I", "F"}
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (3, 50), (65, 64), (64, 64), (200, 3), (131, 77)])
@@ -74,6 +95,65 @@ def test_transparency_lies_on_white():
     keyed = Image.new("RGB", (2, 2), (1, 2, 3))
     keyed.info["transparency"] = (1, 2, 3)
     assert _one_pixel(keyed) == (255, 255, 255)
+
+
+def test_half_transparency_is_mixed_with_white_as_pillow_composes_it():
+    """Every colour at every alpha, to the bit."""
+    alpha, colour = np.meshgrid(np.arange(256, dtype=np.uint8), np.arange(256, dtype=np.uint8))
+    image = Image.fromarray(np.stack([colour, 255 - colour, colour // 2, alpha], axis=-1))
+    white = Image.new("RGBA", image.size, "white")
+    expected = Image.alpha_composite(white, image).convert("RGB")
+    assert np.array_equal(pmc_clip.to_rgb(image), expected)
+
+
+def _png(width: int, depth: int, colour_type: int, row: bytes, *extra: tuple[bytes, bytes]) -> Image.Image:
+    """A PNG of one row of samples, with chunks before the pixels, opened."""
+    header = struct.pack(">IIBBBBB", width, 1, depth, colour_type, 0, 0, 0)
+    data = b"\x89PNG\r\n\x1a\n"
+    for kind, body in ((b"IHDR", header), *extra, (b"IDAT", zlib.compress(b"\0" + row)), (b"IEND", b"")):
+        data += struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+    return Image.open(io.BytesIO(data))
+
+
+def test_sixteen_bit_colour_and_alpha_of_a_png():
+    row = struct.pack(">6H", 0x0000, 0x80FF, 0xFFFF, 0x1234, 0x5678, 0x9ABC)
+    assert np.asarray(pmc_clip.to_rgb(_png(2, 16, 2, row))).tolist() == [[[0, 128, 255], [18, 86, 154]]]
+    row = struct.pack(">4H", 0x1234, 0xFFFF, 0x1234, 0x0000)  # grey and alpha
+    assert np.asarray(pmc_clip.to_rgb(_png(2, 16, 4, row))).tolist() == [[[18, 18, 18], [255, 255, 255]]]
+    row = struct.pack(">2H", 0x0101, 0xFF00)  # grey
+    assert np.asarray(pmc_clip.to_rgb(_png(2, 16, 0, row))).tolist() == [[[1, 1, 1], [254, 254, 254]]]
+
+
+def test_transparency_that_png_keeps_beside_the_pixels_lies_on_white():
+    palette = (b"PLTE", bytes([10, 20, 30, 40, 50, 60, 0, 0, 0]))
+    image = _png(3, 8, 3, bytes([0, 1, 2]), palette, (b"tRNS", bytes([255, 0, 128])))
+    found = np.asarray(pmc_clip.to_rgb(image))[0].tolist()
+    assert found == [[10, 20, 30], [255, 255, 255], [127, 127, 127]]
+    image = _png(2, 8, 2, bytes([1, 2, 3, 4, 5, 6]), (b"tRNS", struct.pack(">3H", 4, 5, 6)))
+    assert np.asarray(pmc_clip.to_rgb(image))[0].tolist() == [[1, 2, 3], [255, 255, 255]]
+    image = _png(2, 8, 0, bytes([7, 9]), (b"tRNS", struct.pack(">H", 7)))
+    assert np.asarray(pmc_clip.to_rgb(image))[0].tolist() == [[255, 255, 255], [9, 9, 9]]
+
+
+def _cmyk_jpeg(inks: tuple[int, int, int, int], marker: bool) -> Image.Image:
+    """A JPEG of one colour, with or without the marker by which Adobe's programs say that it is CMYK."""
+    file = io.BytesIO()
+    Image.new("CMYK", (16, 16), inks).save(file, "JPEG", quality=100)
+    data = file.getvalue()
+    start = data.index(b"\xff\xee")
+    length = struct.unpack(">H", data[start + 2 : start + 4])[0]
+    image = Image.open(io.BytesIO(data if marker else data[:start] + data[start + 2 + length :]))
+    assert ("adobe" in image.info) is marker
+    return image
+
+
+@pytest.mark.parametrize("marker", [True, False])
+@pytest.mark.parametrize("inks", [(0, 0, 0, 0), (255, 0, 0, 0), (0, 255, 255, 51), (10, 100, 200, 0)])
+def test_cmyk_jpegs_are_read_as_stored_inverted_with_and_without_adobes_marker(inks, marker):
+    """As browsers do; no ink is white paper, and every ink takes away its share of what black leaves."""
+    black = 1 - inks[3] / 255
+    expected = [255 * (1 - ink / 255) * black for ink in inks[:3]]
+    assert np.abs(np.array(_one_pixel(_cmyk_jpeg(inks, marker))) - expected).max() <= 2
 
 
 def test_sixteen_bits_scale_to_eight():

@@ -1,14 +1,19 @@
 """A data set on disk: what is written comes back, and what was changed since is noticed."""
 
 import json
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import webdataset as wds
 
 from shards import (
+    DamagedSample,
     DataError,
     Folder,
+    Manifest,
+    MemberNames,
     Order,
     SampleStream,
     TrainingPlan,
@@ -71,28 +76,15 @@ def test_stream_gives_the_planned_samples_whatever_is_read_ahead(address, prefet
     assert got == [(p, n, f"{n:09d}") for p, n in zip(range(37, 700, 2), numbers, strict=True)]
 
 
-def test_reading_ahead_is_bounded(address):
-    dataset = open_dataset(address)
-    order = Order(dataset.blocks.samples, seed=2, lanes=1)
-    largest = int(dataset.blocks.length.max())
-    with SampleStream(dataset, TrainingPlan(order), prefetch_bytes=largest) as stream:
-        for index, _ in enumerate(stream):
-            held = sum(live.bytes for live in stream._live.values())
-            assert (
-                held <= 3 * largest
-            )  # the block in use, its neighbour at a lane's end, and what is read ahead
-            if index == 400:
-                break
-
-
-def test_truncated_shard_is_named_with_place_and_remedy(address):
+def test_shard_of_another_size_is_named_whatever_is_read_of_it(address):
     path = f"{address}/data-000001.tar"
     with open(path, "r+b") as file:
         file.truncate(30_000)
-    with pytest.raises(
-        DataError, match=r"data-000001\.tar: block at byte .* is cut short .*truncated; fetch"
-    ):
-        [open_dataset(address).read_sample(number) for number in range(70, 140)]
+    dataset = open_dataset(address)
+    with pytest.raises(DataError, match=r"data-000001\.tar: changed since .* found 30,000\); fetch"):
+        dataset.read_sample(70)  # which is still there
+    with pytest.raises(DataError, match=r"data-000001\.tar: changed since"):
+        dataset.read_block(int(np.searchsorted(dataset.blocks.first_sample, 70)))
 
 
 def test_one_changed_byte_is_noticed(address):
@@ -116,6 +108,97 @@ def test_missing_shard_is_named(address):
 def test_folder_without_a_manifest_is_a_usage_error(tmp_path):
     with pytest.raises(UsageError, match=r"no data set here .*pipeline\.shard"):
         open_dataset(str(tmp_path))
+
+
+def test_folder_of_tars_without_a_manifest_names_the_command_that_describes_them(address):
+    Folder(address).delete("manifest.json")
+    with pytest.raises(UsageError, match=rf"no data set here .*pipeline\.index --shards {address}'"):
+        open_dataset(address)
+
+
+def write_samples(tmp_path, names: MemberNames, *samples: dict[str, bytes]):
+    """A data set of samples `a`, `b`, … with these members."""
+    folder = Folder(tmp_path / "several")
+    keyed = [(chr(ord("a") + number), sample) for number, sample in enumerate(samples)]
+    write_manifest(folder, [write_shard(folder, "s-000000.tar", keyed)], {}, member_names=names)
+    return open_dataset(folder.address)
+
+
+IN_JSON = MemberNames(("jpg",), "json", "caption")
+IN_LINES = MemberNames(("jpg",), "txt", caption_lines=True)
+
+
+@pytest.mark.parametrize(
+    ("names", "member", "captions"),
+    [
+        (IN_JSON, '{"caption": ["one", " ", "two\\nlines"]}', ("one", "two\nlines")),
+        (IN_JSON, '{"caption": "one"}', ("one",)),
+        (IN_LINES, "one\r\n\n two \n", ("one", "two")),
+        (MemberNames(("jpg",), "txt"), "one\ntwo", ("one\ntwo",)),
+    ],
+)
+def test_an_image_may_have_several_captions(tmp_path, names, member, captions):
+    dataset = write_samples(tmp_path, names, {"jpg": b"i", names.caption_extension: member.encode()})
+    assert dataset.manifest.member_names == names
+    assert dataset.read_sample(0).captions == captions
+    assert dataset.read_sample(0).caption == captions[0]
+
+
+@pytest.mark.parametrize(
+    ("names", "member", "message"),
+    [
+        (IN_JSON, '{"caption": []}', r"sample 'a' has no caption \(a list without any text"),
+        (IN_JSON, '{"caption": ["one", 2]}', r"caption of sample 'a' is not text or a list of texts"),
+        (IN_JSON, '{"caption": 2}', r"caption of sample 'a' is not text or a list of texts"),
+        (IN_JSON, "[" * 100_000, r"JSON of sample 'a' has no caption under 'caption'"),
+        (IN_LINES, " \n\n", r"sample 'a' has no caption \(no line with text"),
+    ],
+)
+def test_captions_that_are_none_are_damage_with_the_reason(tmp_path, names, member, message):
+    dataset = write_samples(tmp_path, names, {"jpg": b"i", names.caption_extension: member.encode()})
+    with pytest.raises(DamagedSample, match=rf"s-000000\.tar: the sample at byte 0: .*{message}"):
+        dataset.read_sample(0)
+    with pytest.raises(DamagedSample, match=message):
+        dataset.sample(0, 0, dataset.read_block(0))
+
+
+def test_columns_are_what_the_json_says(tmp_path):
+    members = {"jpg": b"i", "txt": b"t"}
+    dataset = write_samples(
+        tmp_path,
+        MemberNames(),
+        members | {"json": b'{"row": 3, "licence": "CC BY", "tags": ["a"]}'},
+        members,
+        members | {"json": b"[1]"},
+        members | {"json": b"{"},
+    )
+    assert dataset.read_sample(0).columns == {"row": 3, "licence": "CC BY", "tags": ["a"]}
+    assert dataset.read_sample(1).columns == {}
+    for number, message in ((2, "is not a JSON object"), (3, "cannot be read")):
+        with pytest.raises(DamagedSample, match=rf"\.json of sample '{'abcd'[number]}' {message}"):
+            _ = dataset.read_sample(number).columns
+
+
+def test_manifest_of_before_caption_lines_is_read_and_written_as_it_was(address):
+    """Other versions read it, and its fingerprint stays."""
+    text = Folder(address).read("manifest.json")
+    assert set(json.loads(text)["member_names"]) == {"image_extensions", "caption_extension", "caption_key"}
+    manifest = Manifest.from_json(text, address)
+    assert not manifest.member_names.caption_lines
+    in_lines = replace(manifest, member_names=IN_LINES)
+    assert in_lines.fingerprint == manifest.fingerprint
+    assert Manifest.from_json(in_lines.to_json(), address) == in_lines
+
+
+def test_samples_of_a_block_are_found_in_any_order_and_from_several_threads(address):
+    dataset = open_dataset(address)
+    blocks = {block: dataset.read_block(block) for block in range(len(dataset.blocks))}
+    places = [(block, slot) for block in blocks for slot in range(dataset.blocks.samples[block])][::-1]
+    with ThreadPoolExecutor(4) as threads:
+        read = list(threads.map(lambda place: dataset.sample(*place, blocks[place[0]]), places))
+    assert [sample.key for sample in read] == [f"{number:09d}" for number in reversed(range(200))]
+    assert [dataset.source(block) for block in blocks] == [0] * len(blocks)
+    assert dataset.sources == (dataset,)
 
 
 def edit_manifest(address: str, **changes) -> None:

@@ -49,8 +49,8 @@ def test_damaged_header_and_cut_member_are_errors():
     data = bytearray(pack_sample("k", {"txt": b"x" * 600}))
     with pytest.raises(DataError, match="longer than its sample"):
         read(bytes(data[:1024]))
-    data[3] ^= 1
-    with pytest.raises(DataError, match="damaged"):
+    data[130:132] = b"xx"  # among the digits of its size
+    with pytest.raises(DataError, match="no tar header"):
         read(bytes(data))
     with pytest.raises(DataError, match="no tar header"):
         read(b"not a tar".ljust(512, b"x"))

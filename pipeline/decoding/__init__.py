@@ -1,0 +1,1 @@
+"""The parts of `pipeline.decode`: crops, reading images, resizing them quickly."""

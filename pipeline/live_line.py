@@ -1,0 +1,51 @@
+"""What a person sees of a loader at work: a bar with rates on a terminal, a line now and then elsewhere."""
+
+import sys
+import time
+
+from tqdm import tqdm
+
+from pipeline.job_progress import SECONDS_BETWEEN_LINES
+from pipeline.loader import Loader
+from pipeline.run_log import say
+from pipeline.stage_report import Snapshot, StageReport
+
+_SECONDS_BETWEEN_LOOKS = 1.0
+
+
+class LiveLine:
+    """Follows a loader batch by batch; silent where `talks` is false."""
+
+    def __init__(self, loader: Loader, batches: int, *, talks: bool) -> None:
+        self._loader, self._batches, self._talks = loader, batches, talks
+        self._bar = tqdm(
+            total=batches, unit=" batches", disable=not talks or not sys.stderr.isatty(), dynamic_ncols=True
+        )
+        self._every = SECONDS_BETWEEN_LINES if self._bar.disable else _SECONDS_BETWEEN_LOOKS
+        self._before, self._done, self._told = Snapshot.take(loader), 0, 0
+
+    def __enter__(self) -> "LiveLine":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.tell_bad_samples()
+        self._bar.close()
+
+    def advance(self) -> None:
+        """Count a batch."""
+        self._done += 1
+        self._bar.update()
+        if self._talks and time.perf_counter() - self._before.time >= self._every:
+            now = Snapshot.take(self._loader)
+            report, self._before = StageReport.between(self._before, now), now
+            line = report.line("the consumer")
+            self._bar.set_postfix_str(line)
+            if self._bar.disable:
+                say(f"{self._done:,} of {self._batches:,} batches: {line}")
+            self.tell_bad_samples()
+
+    def tell_bad_samples(self) -> None:
+        """Name the samples that were substituted since it was last called."""
+        for reason in self._loader.bad_samples[self._told :] if self._talks else ():
+            self._bar.write(f"substituted: {reason}", file=sys.stderr)
+            self._told += 1

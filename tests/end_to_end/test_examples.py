@@ -1,0 +1,94 @@
+"""The examples of docs/examples, run as a user runs them, on the real sample."""
+
+import contextlib
+import json
+import random
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+
+EXAMPLES = Path(__file__).parents[2] / "docs" / "examples"
+
+
+@pytest.fixture
+def example(monkeypatch, capfd):
+    """Run an example in the test's own process: the lines that it prints."""
+
+    def run_example(name: str, *arguments: object) -> list[str]:
+        capfd.readouterr()
+        monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
+        runpy.run_path(str(EXAMPLES / name), run_name="__main__")
+        return capfd.readouterr().out.splitlines()
+
+    return run_example
+
+
+def test_the_webdataset_pipeline_is_the_same_with_any_number_of_workers(example, sample_shards):
+    data = ("--data", sample_shards / "valid", "--batch-size", 4)
+    alone = example("webdataset_pipeline.py", *data, "--workers", 0)
+    assert [line[:7] for line in alone] == 7 * ["epoch 0"] + 6 * ["epoch 1"]
+    assert all(": 4 samples" in line for line in alone)
+    assert example("webdataset_pipeline.py", *data, "--workers", 2) == alone
+
+
+class ResumableRun:
+    """The resumable example in processes of their own, killed at some time."""
+
+    def __init__(self, data: Path, folder: Path, environment: dict[str, str]) -> None:
+        self.state, self.environment = folder / "state.json", environment
+        self.flags = ["--data", str(data), "--state", str(self.state), "--epochs", "2"]
+
+    def read_and_kill(self, after: int, processes: int, workers: int) -> list[str]:
+        """Lines printed up to the last saved state, by position."""
+        command = [sys.executable]
+        if processes > 1:
+            command += ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
+        command += [str(EXAMPLES / "resumable_dataloader.py"), *self.flags, "--workers", str(workers)]
+        process = subprocess.Popen(command, env=self.environment, stdout=subprocess.PIPE, text=True)
+        assert process.stdout
+        begin = self.position
+        lines = [process.stdout.readline() for _ in range(after)]
+        family = psutil.Process(process.pid)
+        for member in [family, *family.children(recursive=True)]:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                member.kill()
+        lines += process.stdout.readlines()
+        process.wait()
+        whole = [line.strip() for line in lines if line.endswith("\n")]
+        used = [line for line in whole if begin <= position_of(line) < self.position]
+        return sorted(used, key=position_of)
+
+    @property
+    def position(self) -> int:
+        """Samples seen, as the saved state has it."""
+        return json.loads(self.state.read_text())["position"] if self.state.exists() else 0
+
+
+def position_of(line: str) -> int:
+    return int(line.split()[0])
+
+
+@pytest.mark.parametrize(
+    "phases",  # (processes, workers) of each run; the last one is left to end
+    [[(1, 2), (1, 1)], pytest.param([(2, 2), (1, 3), (3, 1), (1, 0)], marks=pytest.mark.slow)],
+)
+def test_a_killed_dataloader_goes_on_with_the_same_samples_and_pixels(
+    example, launch, sample_shards, tmp_path, phases
+):
+    data = sample_shards / "train"
+    undisturbed = example(
+        "resumable_dataloader.py", "--data", data, "--state", tmp_path / "alone.json", "--workers", 0
+    )
+    assert len({line.split()[1] for line in undisturbed[:225]}) == 225
+
+    run, choose = ResumableRun(data, tmp_path, launch[1]()), random.Random(len(phases))
+    lines = []
+    for processes, workers in phases[:-1]:
+        lines += run.read_and_kill(choose.randrange(30, 120), processes, workers)
+    assert run.position > 0
+    lines += example("resumable_dataloader.py", *run.flags, "--workers", phases[-1][1])
+    assert lines == undisturbed
