@@ -1,146 +1,262 @@
 """Samples/s of the loader against its peers and its limit, on real figures, interleaved in one run.
 
-    python benchmarks/loader.py --csv train.csv --images images/            # table on the console
-    python benchmarks/loader.py --csv train.csv --images images/ --rounds 5 --threads 2
+    python benchmarks/loader.py --csv train.csv --images images/ --scratch DIR
+    python benchmarks/loader.py --csv train.csv --images images/ --scratch DIR --setups local-raw --rounds 5
+    python benchmarks/loader.py --csv train.csv --images images/ --scratch DIR --only loader limit
 
-Everyone makes 224-pixel random resized crops (bicubic, antialiased, scale 0.9 to 1) of the same figures,
-repeated to at least 5,000 samples, batch 64, on local disk:
+Everyone makes batches of 64 images at 224 pixels and their captions as strings, without a tokeniser. The
+crop is the published one: RandomResizedCrop, bicubic with antialiasing, scale 0.9 to 1. Peers hand on
+normalised float32 tensors, as they do in use; the loader hands on uint8, which is normalised on the device
+("float32": normalised by the consumer instead). The consumer takes batches and does nothing with them.
+The limit is the loader's decode function alone, on threads, over images in memory.
 
-- loader      this project's, from shards
-- csv         torch DataLoader over the table, Pillow and torchvision transforms: how the published code reads
-- webdataset  the webdataset package on the same shards, Pillow and torchvision transforms
-- limit       the loader's decode function alone, in a thread pool, on images held in memory
+The figures are repeated under other keys to at least 5,000 samples, as they are (raw) and with a shorter side
+of at most 512 pixels (512: `pipeline.shard --resize 512`); everybody's own format is made of the same bytes.
+They are read from local disk, warm, or from an S3 server (moto) that shares the machine's cores. MosaicML and
+litdata keep what they have fetched, and read their local copies from the second pass over the data on.
 
-Peers are measured at several worker counts and the best is reported. They hand on float32 tensors, as they do
-in use; the loader hands on uint8 and normalises on the device.
+Each peer lives in an environment of its own below the scratch folder and runs at its best settings, which a
+sweep finds once and keeps in the scratch folder: the number of workers, then the batches each makes ahead.
+A measurement is a process of its own; its rate is that of the time from 2 seconds after the first batch on.
 """
 
 import argparse
-import csv
+import json
+import os
+import shutil
+import signal
 import statistics
-import tempfile
-import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-import numpy as np
-import torch
-import webdataset as wds
-from PIL import Image
-from torch.utils.data import DataLoader, Dataset
-from torchvision.transforms import Compose, InterpolationMode, Normalize, RandomResizedCrop, ToTensor
+from loader_setups import BUCKET, environment, make_samples, s3_server, upload
 
-from pipeline.data import LoaderOptions, training_loader
-from pipeline.decode import CROP_UNIFORMS, TrainImages
-from pipeline.topology import Topology
-from pmc_clip.transforms import MEAN, STD
-from shards import Folder, Order, open_dataset, write_manifest, write_shard
-
-SIZE, BATCH = 224, 64
+PEERS = Path(__file__).parent / "loader_peers"
+LOADER = "loader"
+SETUPS = ("local-raw", "local-512", "s3-raw", "s3-512")
 
 
-def to_rgb(image: Image.Image) -> Image.Image:
-    return image.convert("RGB")
+@dataclass(frozen=True)
+class Contender:
+    """One thing measured: a script in its environment, over data in its format."""
+
+    name: str
+    script: str
+    packages: tuple[str, ...] = ()  # none: runs in this project's own environment
+    data: str = "shards"  # folder of its format; another than shards and images is written by the script
+    arguments: tuple[str, ...] = ()
+    workers: tuple[int, ...] = (0, 1, 2, 3, 4)
+    prefetches: tuple[int, ...] = (
+        2,
+        4,
+        8,
+    )  # batches each worker makes ahead; the first while workers are swept
+    remote: bool = True  # whether it can read from S3
+    settings_of: str = ""  # another contender, whose settings it takes without a sweep of its own
 
 
-def published_transform() -> Compose:
-    crop = RandomResizedCrop(SIZE, scale=(0.9, 1.0), interpolation=InterpolationMode.BICUBIC)
-    return Compose([crop, to_rgb, ToTensor(), Normalize(MEAN, STD)])
+THREADS = (1, 2, 3, 4)
+CONTENDERS = (
+    Contender(LOADER, "ours.py", arguments=("fast",), workers=THREADS, prefetches=(2,)),
+    Contender("limit", "decode_limit.py", workers=THREADS, prefetches=(2,), remote=False),
+    Contender("loader, float32", "ours.py", arguments=("float32",), settings_of=LOADER),
+    Contender("loader, --decode exact", "ours.py", arguments=("exact",), settings_of=LOADER),
+    Contender(
+        "open_clip get_wds_dataset",
+        "open_clip_wds.py",
+        ("open_clip_torch==3.3.0", "webdataset==0.2.86"),
+        prefetches=(2,),  # it has no flag for it
+    ),
+    Contender("webdataset", "plain_webdataset.py", ("webdataset==1.0.2",)),
+    Contender("MosaicML StreamingDataset", "mosaic_streaming.py", ("mosaicml-streaming==0.13.0",), "mds"),
+    Contender(
+        "litdata StreamingDataset", "litdata_streaming.py", ("litdata==0.2.76", "obstore==0.12.1"), "litdata"
+    ),
+    Contender(
+        "Megatron-Energon",
+        "energon_webdataset.py",
+        ("megatron-energon==7.4.1", "multi-storage-client==1.3.1"),
+        "energon",
+    ),
+    Contender("published CSV Dataset", "published_csv.py", data="images", remote=False),
+)
 
 
-class CsvDataset(Dataset):
-    """Rows of the table; image opened from its file, as the published code does."""
-
-    def __init__(self, rows: list[tuple[Path, str]]) -> None:
-        self.rows, self.transform = rows, published_transform()
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, index: int) -> tuple[torch.Tensor, str]:
-        path, caption = self.rows[index]
-        return self.transform(Image.open(path)), caption
+class Failed(Exception):
+    """A contender's process ended without an answer; the message is the end of its output."""
 
 
-def take(batches: Iterator, samples: int) -> int:
-    """Read batches until `samples` samples were seen."""
-    seen = 0
-    for batch in batches:
-        seen += len(batch[1] if isinstance(batch, (tuple, list)) else batch.keys)
-        if seen >= samples:
-            break
-    return seen
+@dataclass(frozen=True)
+class Bench:
+    """Where a setup's data is, and how contenders are run on it."""
 
+    setup: str
+    scratch: Path
 
-def csv_peer(rows: list[tuple[Path, str]], workers: int, samples: int) -> int:
-    loader = DataLoader(CsvDataset(rows), BATCH, shuffle=True, num_workers=workers, drop_last=True)
-    return take(iter(loader), samples)
+    @property
+    def source(self) -> Path:
+        """The folder of the samples as files and shards."""
+        return self.scratch / self.setup.partition("-")[2]
 
+    @property
+    def on_s3(self) -> bool:
+        return self.setup.startswith("s3")
 
-def webdataset_peer(urls: list[str], workers: int, samples: int) -> int:
-    transform = published_transform()
-    stream = (
-        wds.WebDataset(
-            urls, shardshuffle=100, nodesplitter=wds.split_by_node, workersplitter=wds.split_by_worker
-        )
-        .shuffle(1000)
-        .decode("pilrgb", handler=wds.warn_and_continue)
-        .to_tuple("jpg;png;gif", "txt")
-        .map_tuple(transform, lambda text: text)
-        .batched(BATCH, partial=False)
-    )
-    return take(iter(wds.WebLoader(stream, batch_size=None, num_workers=workers)), samples)
+    def takes(self, contender: Contender) -> bool:
+        """Whether a contender can be measured here; the limit reads nothing and is always."""
+        return contender.remote or not self.on_s3 or contender.name == "limit"
 
+    def prepare(self, contenders: list[Contender]) -> None:
+        """Write the contenders' own formats, and copy them to S3 where they are read from there."""
+        formats = {contender.data: contender for contender in contenders}
+        for name, contender in formats.items():
+            if not (self.source / name).exists():
+                unfinished = self.source / f"{name}.unfinished"
+                shutil.rmtree(unfinished, ignore_errors=True)
+                self.run(contender, "prepare", data=str(unfinished))
+                unfinished.rename(self.source / name)
+            if self.on_s3 and contender.remote:
+                upload(self.source / name, self.data(contender))
 
-def ours(address: str, threads: int, samples: int) -> int:
-    dataset = open_dataset(address)
-    with training_loader(
-        dataset,
-        Order(dataset.blocks.samples),
-        Topology(),
-        global_batch=BATCH,
-        start=0,
-        stop=samples // BATCH * BATCH,
-        images=TrainImages(SIZE),
-        text=None,
-        options=LoaderOptions(threads, 2**29),
-    ) as loader:
-        return take(iter(loader), samples)
+    def data(self, contender: Contender) -> str:
+        """Where a contender reads."""
+        if self.on_s3 and contender.remote:
+            return f"{BUCKET}/{self.source.name}/{contender.data}"
+        return str(self.source / contender.data)
 
+    def measure(self, contender: Contender, settings: dict[str, int], seconds: float) -> dict[str, float]:
+        """Rate, processor time per sample and start-up of one run."""
+        cache = self.scratch / "cache"
+        shutil.rmtree(cache, ignore_errors=True)
+        cache.mkdir()
+        job = {"data": self.data(contender), "cache": str(cache), "seconds": seconds, **settings}
+        answer = self.run(contender, "measure", **job)
+        print(f"{self.setup}: {contender.name} {settings}: {answer['rate']:,.0f}/s", file=sys.stderr)
+        return answer
 
-def limit(images: list[bytes], threads: int, samples: int) -> int:
-    stage = TrainImages(SIZE)
-    rng = np.random.default_rng(0)
-    jobs = [(images[i % len(images)], rng.random(CROP_UNIFORMS).tolist()) for i in range(samples)]
-    out = np.empty((threads * 4, SIZE, SIZE, 3), np.uint8)
-
-    def decode(job: tuple[int, tuple[bytes, list[float]]]) -> None:
-        number, (data, uniforms) = job
-        stage(memoryview(data), uniforms, out[number % len(out)])
-
-    with ThreadPoolExecutor(threads, initializer=lambda: torch.set_num_threads(1)) as pool:
-        for _ in pool.map(decode, enumerate(jobs), chunksize=1):
-            pass
-    return samples
-
-
-def write_shards(rows: list[tuple[Path, str]], folder: str) -> list[str]:
-    target, written = Folder(folder), []
-    for first in range(0, len(rows), 500):
-        samples = (
-            (
-                f"{n:09d}",
-                {
-                    rows[n][0].suffix[1:].lower().replace("jpeg", "jpg"): rows[n][0].read_bytes(),
-                    "txt": rows[n][1].encode(),
-                },
+    def run(self, contender: Contender, action: str, **job: Any) -> dict[str, float]:
+        """Run a contender's script; its answer. Nothing that it started is left behind."""
+        python = environment(contender.packages, self.scratch)
+        described = json.dumps({"source": str(self.source), **job})
+        command = [python, str(PEERS / contender.script), action, described, *contender.arguments]
+        log = self.scratch / "output.log"
+        with open(log, "w") as output:
+            process = subprocess.Popen(
+                command, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
             )
-            for n in range(first, min(first + 500, len(rows)))
+            try:
+                process.wait(timeout=300 + job.get("seconds", 0))
+            except subprocess.TimeoutExpired:
+                pass
+            finally:
+                try:
+                    os.killpg(process.pid, signal.SIGKILL)
+                except ProcessLookupError:
+                    pass
+                process.wait()
+        lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
+        for line in reversed(lines):  # some print a farewell
+            if line.startswith("{"):
+                answer: dict[str, float] = json.loads(line)
+                return answer
+        raise Failed(f"{contender.name}, {action} {job}:\n" + "\n".join(lines[-15:]))
+
+
+def sweep(bench: Bench, contender: Contender, seconds: float) -> dict[str, Any]:
+    """The fastest settings of a contender, with all that was tried."""
+    tried: dict[tuple[int, int], float] = {}
+
+    def attempt(workers: int, prefetch: int) -> None:
+        try:
+            settings = {"workers": workers, "prefetch": prefetch}
+            tried[workers, prefetch] = bench.measure(contender, settings, seconds)["rate"]
+        except Failed as failed:
+            print(failed, file=sys.stderr)
+
+    first, *others = contender.prefetches
+    for workers in contender.workers:
+        attempt(workers, first)
+    if not tried:
+        return {"settings": None, "tried": []}
+    best_workers = max(tried, key=tried.__getitem__)[0]
+    for prefetch in others if best_workers else ():
+        attempt(best_workers, prefetch)
+    workers, prefetch = max(tried, key=tried.__getitem__)
+    return {
+        "settings": {"workers": workers, "prefetch": prefetch},
+        "tried": [[*settings, round(rate, 1)] for settings, rate in tried.items()],
+    }
+
+
+def best_settings(
+    bench: Bench, contenders: list[Contender], seconds: float, *, again: bool
+) -> dict[Contender, dict[str, int] | None]:
+    """Every contender's settings: those of an earlier sweep, else found now and kept."""
+    kept = bench.scratch / "sweep.json"
+    known = json.loads(kept.read_text()) if kept.exists() else {}
+    mine = known.setdefault(bench.setup, {})
+    swept = {contender.settings_of or contender.name for contender in contenders}
+    for contender in CONTENDERS:
+        if contender.name in swept and (again or contender.name not in mine):
+            mine[contender.name] = sweep(bench, contender, seconds)
+            kept.write_text(json.dumps(known, indent=1))
+    return {contender: mine[contender.settings_of or contender.name]["settings"] for contender in contenders}
+
+
+def report(
+    bench: Bench,
+    settings: dict[Contender, dict[str, int] | None],
+    rounds: list[dict[Contender, dict[str, float]]],
+) -> Iterator[str]:
+    """The lines of a Markdown table: medians over the rounds, and the rates' range."""
+
+    def middle(values: list[float]) -> float:
+        return statistics.median(values) if values else float("nan")
+
+    yield f"\n{bench.setup}\n"
+    yield "| | workers, ahead | samples/s | range | loader / this | CPU ms a sample | first batch, s |"
+    yield "| --- | --- | ---: | ---: | ---: | ---: | ---: |"
+    for contender, chosen in settings.items():
+        runs = [results[contender] for results in rounds if contender in results]
+        if not runs or chosen is None:
+            yield f"| {contender.name} | | failed | | | | |"
+            continue
+        rates = [run["rate"] for run in runs]
+        ratios = [
+            ours["rate"] / results[contender]["rate"]
+            for results in rounds
+            if contender in results
+            for other, ours in results.items()
+            if other.name == LOADER
+        ]
+        ahead = f", {chosen['prefetch']}" if len(contender.prefetches) > 1 and chosen["workers"] else ""
+        cpu, start_up = (middle([run[what] for run in runs]) for what in ("cpu_ms", "start_up"))
+        yield (
+            f"| {contender.name} | {chosen['workers']}{ahead} | {middle(rates):,.0f} "
+            f"| {min(rates):,.0f} – {max(rates):,.0f} | {middle(ratios):.2f} | {cpu:.2f} | {start_up:.1f} |"
         )
-        written.append(write_shard(target, f"bench-{first // 500:06d}.tar", samples))
-    write_manifest(target, written, {})
-    return [f"{folder}/{shard.record.name}" for shard in written]
+
+
+def compare(bench: Bench, contenders: list[Contender], args: argparse.Namespace) -> list[str]:
+    """Sweep where that is still to be done, measure in rounds; the table."""
+    bench.prepare(contenders)
+    settings = best_settings(bench, contenders, args.sweep_seconds, again=args.sweep_again)
+    rounds: list[dict[Contender, dict[str, float]]] = []
+    for _ in range(args.rounds):
+        results = {}
+        for contender, chosen in settings.items():
+            if chosen is not None:
+                try:
+                    results[contender] = bench.measure(contender, chosen, args.seconds)
+                except Failed as failed:
+                    print(failed, file=sys.stderr)
+        rounds.append(results)
+    return list(report(bench, settings, rounds))
 
 
 def main() -> None:
@@ -148,47 +264,37 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--csv", required=True, nargs="+", help="tables with columns image and caption")
-    parser.add_argument("--images", required=True, help="folder of the images")
-    parser.add_argument("--rounds", type=int, default=3, help="interleaved rounds; medians are reported")
-    parser.add_argument("--samples", type=int, default=2560, help="samples of one measurement")
-    parser.add_argument("--threads", type=int, default=2, help="decoding threads of the loader and the limit")
+    parser.add_argument("--images", required=True, type=Path, help="folder of the images")
     parser.add_argument(
-        "--peer-workers", type=int, nargs="+", default=[1, 2, 3, 4], help="worker counts to try"
+        "--scratch", required=True, type=Path, help="folder for environments, data and sweeps"
     )
+    parser.add_argument("--setups", nargs="+", choices=SETUPS, default=SETUPS, help="what is read from where")
+    parser.add_argument(
+        "--only", nargs="+", metavar="NAME", help="only those whose name contains one of these"
+    )
+    parser.add_argument("--samples", type=int, default=5000, help="least number of samples")
+    parser.add_argument("--rounds", type=int, default=3, help="interleaved rounds; medians are reported")
+    parser.add_argument("--seconds", type=float, default=20, help="of one measurement, start-up not counted")
+    parser.add_argument("--sweep-seconds", type=float, default=5, help="of one measurement of the sweep")
+    parser.add_argument("--sweep-again", action="store_true", help="forget the settings found earlier")
     args = parser.parse_args()
-    figures = [
-        (Path(args.images) / row["image"], row["caption"])
-        for table in args.csv
-        for row in csv.DictReader(Path(table).read_text(encoding="utf-8").splitlines(keepends=True))
-    ]
-    rows = figures * -(-5000 // len(figures))
-    in_memory = [path.read_bytes() for path, _ in figures]
-    rng = np.random.default_rng(0)
-    rows = [rows[i] for i in rng.permutation(len(rows))]
-    with tempfile.TemporaryDirectory() as folder:
-        urls = write_shards(rows, folder)
-        runs: dict[str, Callable[[], int]] = {
-            "loader": lambda: ours(folder, args.threads, args.samples),
-            "limit": lambda: limit(in_memory, args.threads, args.samples),
-        }
-        for workers in args.peer_workers:
-            runs[f"csv, {workers} workers"] = lambda w=workers: csv_peer(rows, w, args.samples)
-            runs[f"webdataset, {workers} workers"] = lambda w=workers: webdataset_peer(urls, w, args.samples)
-        rates: dict[str, list[float]] = {name: [] for name in runs}
-        for round_number in range(args.rounds + 1):  # the first warms caches and does not count
-            for name, run in runs.items():
-                begin = time.perf_counter()
-                seen = run()
-                if round_number:
-                    rates[name].append(seen / (time.perf_counter() - begin))
-    loader = rates["loader"]
-    print(
-        f"{len(rows):,} samples, {args.samples:,} a measurement, median of {args.rounds} interleaved rounds"
-    )
-    print(f"{'':<24}{'samples/s':>10}{'loader / this':>16}")
-    for name, values in rates.items():
-        ratio = statistics.median(ours / theirs for ours, theirs in zip(loader, values, strict=True))
-        print(f"{name:<24}{statistics.median(values):>10,.0f}{ratio:>15.2f}x")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # ends what was started, too
+    scratch = args.scratch.absolute()
+    scratch.mkdir(parents=True, exist_ok=True)
+    tables = []
+    for setup in args.setups:
+        bench = Bench(setup, scratch)
+        resize = None if bench.source.name == "raw" else int(bench.source.name)
+        make_samples(args.csv, args.images.absolute(), args.samples, resize, bench.source)
+        contenders = [
+            contender
+            for contender in CONTENDERS
+            if bench.takes(contender) and (not args.only or any(name in contender.name for name in args.only))
+        ]
+        with s3_server(scratch) if bench.on_s3 else nullcontext():
+            tables += compare(bench, contenders, args)
+    print(f"{len(os.sched_getaffinity(0))} cores, {args.rounds} rounds of {args.seconds:g} s each")
+    print("\n".join(tables))
 
 
 if __name__ == "__main__":

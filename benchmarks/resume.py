@@ -14,7 +14,8 @@ middle of an epoch and near the end of the fourth one, and splits its time:
 - order    blocks cut, the epoch's permutation, the first visits and places
 - batch    the first batch: reads, decoding, and the start of the loader's threads
 
-`ready` is their sum without the imports: what a process that has its modules needs. `--cold` drops the page
+`ready` is their sum without the imports: what a process that has its modules needs; `cpu` is the processor
+time of all its threads meanwhile, which other work on the machine hardly changes. `--cold` drops the page
 cache before each start (as root). S3 is whatever AWS_ENDPOINT_URL and its like in the environment name.
 """
 
@@ -50,7 +51,10 @@ def main() -> None:
     if arguments.s3:
         rows.append(("S3", make_remote(arguments), False))
     start_fresh(local, 0, arguments.batch_size)  # brings code and tables into memory
-    print(f"{'where':12} {'position':>12}  " + "".join(f"{name:>9}" for name in (*PHASES, "ready", "all")))
+    print(
+        f"{'where':12} {'position':>12}  "
+        + "".join(f"{name:>9}" for name in (*PHASES, "ready", "all", "cpu"))
+    )
     for where, address, cold in rows:
         for position in (0, arguments.samples // 2, 4 * arguments.samples - 10_000):
             report(where, address, position, cold=cold, arguments=arguments)
@@ -106,9 +110,9 @@ def make_dataset(
     source = open_dataset(arguments.shards)
     samples = cycle([members_of(source, number) for number in range(len(source))])
     large = []
-    for shard in range(LARGE_SHARDS):
-        fresh = ((f"{shard:02d}{place:07d}", next(samples)) for place in range(arguments.shard_samples))
-        large.append(write_shard(folder, f"large-{shard}.tar", fresh))
+    for file in range(LARGE_SHARDS):
+        fresh = ((f"{file:02d}{place:07d}", next(samples)) for place in range(arguments.shard_samples))
+        large.append(write_shard(folder, f"large-{file}.tar", fresh))
     copies = []
     for number, shard in enumerate(islice(cycle(large), arguments.samples // arguments.shard_samples)):
         copies.append(replace(shard, record=replace(shard.record, name=name_copy(shard, number))))
@@ -128,13 +132,13 @@ def report(where: str, address: str, position: int, *, cold: bool, arguments: ar
             subprocess.run(["sync"], check=True)
             Path("/proc/sys/vm/drop_caches").write_text("3")
         rounds.append(start_fresh(address, position, arguments.batch_size))
-    medians = [statistics.median(times[phase] for times in rounds) for phase in PHASES]
-    cells = [*medians, sum(medians[1:]), sum(medians)]
+    *medians, cpu = (statistics.median(times[name] for times in rounds) for name in (*PHASES, "cpu"))
+    cells = [*medians, sum(medians[1:]), sum(medians), cpu]
     print(f"{where:12} {position:12,}  " + "".join(f"{cell:8.2f}s" for cell in cells), flush=True)
 
 
 def start_fresh(address: str, position: int, batch_size: int) -> dict[str, float]:
-    """Seconds of each phase in a process of its own."""
+    """Seconds of each phase in a process of its own, and its processor time after the imports."""
     begin = time.monotonic()
     command = [
         sys.executable,
@@ -147,18 +151,19 @@ def start_fresh(address: str, position: int, batch_size: int) -> dict[str, float
         batch_size,
     ]
     done = subprocess.run([str(word) for word in command], check=True, stdout=subprocess.PIPE, text=True)
-    marks = [begin, *json.loads(done.stdout)]
-    return dict(zip(PHASES, (after - before for before, after in pairwise(marks)), strict=True))
+    marks, cpu = json.loads(done.stdout)
+    phases = (after - before for before, after in pairwise([begin, *marks]))
+    return dict(zip(PHASES, phases, strict=True)) | {"cpu": cpu}
 
 
-def measure(address: str, start: int, batch_size: int) -> list[float]:
-    """When each phase ended, by the clock that all processes share."""
+def measure(address: str, start: int, batch_size: int) -> tuple[list[float], float]:
+    """When each phase ended, by the clock that all processes share, and processor time after the imports."""
     from pipeline.data import make_options, training_loader
     from pipeline.decode import TrainImages
     from pipeline.topology import Topology
 
     topology = Topology()
-    marks = [time.monotonic()]
+    marks, before = [time.monotonic()], time.process_time()
     dataset = open_dataset(address)
     marks.append(time.monotonic())
     data = Mixture.by_weight([dataset])
@@ -178,7 +183,7 @@ def measure(address: str, start: int, batch_size: int) -> list[float]:
     ) as loader:
         next(iter(loader))
         marks.append(time.monotonic())
-    return marks
+        return marks, time.process_time() - before
 
 
 if __name__ == "__main__":

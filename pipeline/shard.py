@@ -41,7 +41,7 @@ from pipeline.sharding.spool import SpooledTable, spool_tables
 from pipeline.sharding.tables import TableFormat
 from pipeline.sharding.tasks import find_task
 from pipeline.sharding.transcode import Transcoding
-from pipeline.sharding.worker_pool import prepare_processes, run_in_processes, sigterm_interrupts
+from pipeline.sharding.worker_pool import run_in_processes, sigterm_interrupts
 from pipeline.wording import counted, next_step
 from shards import DataError, MemberNames, UsageError, open_dataset
 
@@ -158,8 +158,6 @@ def shard(config: ShardConfig) -> None:
     out = output_folder("--out", config.out or f"shards/{_stem(config.csv[0])}")
     folder = JobFolder(out, splits.names if splits else ())
     workers = config.workers or len(os.sched_getaffinity(0))
-    if config.dask is None:
-        prepare_processes()
     with sigterm_interrupts(), ExitStack() as opened:
         table = opened.enter_context(_read_tables(config, splits))
         tried = np.linspace(0, len(table) - 1, min(100, len(table))).astype(np.int64)

@@ -12,6 +12,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -109,7 +110,7 @@ class Manifest:
         """Bytes of all shards."""
         return sum(shard.bytes for shard in self.shards)
 
-    @property
+    @cached_property
     def fingerprint(self) -> str:
         """A hash of all that determines the order of samples: versions, shard names and hashes, index."""
         digest = hashlib.sha256(f"{FORMAT_VERSION} {ORDER_VERSION} {self.index_sha256}\n".encode())

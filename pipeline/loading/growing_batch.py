@@ -43,11 +43,10 @@ class GrowingBatch:
     transforms: list[int] | None
     left: int
     is_first: bool = False  # of the stream
-    bad: dict[int, tuple[int, str]] = field(
-        default_factory=dict
-    )  # by place: the number of the sample that was
-    # replaced, and why
-    failures: dict[int, BaseException] = field(default_factory=dict)  # what stopped the work on a place
+    # By place: the number of the sample that was replaced, and why.
+    bad: dict[int, tuple[int, str]] = field(default_factory=dict)
+    # By place: what stopped the work on it.
+    failures: dict[int, BaseException] = field(default_factory=dict)
     done: threading.Event = field(default_factory=threading.Event)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 

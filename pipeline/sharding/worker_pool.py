@@ -5,15 +5,15 @@ parent.
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, as_completed, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from multiprocessing import forkserver, resource_tracker
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
-from multiprocessing.context import ForkServerContext
-from types import FrameType
+from types import FrameType, ModuleType
 from typing import TypeVar, cast
 
 from shards import DataError
@@ -22,7 +22,6 @@ Task = TypeVar("Task")
 Result = TypeVar("Result")
 _NO_TASK = object()
 _SECONDS_BETWEEN_LOOKS = 0.5
-_PRELOADED = ["pipeline.sharding.job", "tyro"]
 
 
 def run_in_processes(
@@ -37,19 +36,17 @@ def run_in_processes(
     one task, or an interrupt here, ends the workers at once, in the middle of what they do: each result is to
     be all or nothing. Raises DataError where a worker was killed or ran out of memory.
     """
-    context = prepare_processes()
-    # Workers hold nothing of this process's threads and files: this process alone has the writing end, and
-    # its death, too, closes it.
+    # Workers are spawned, so that they hold nothing of this process's threads and files: this process alone
+    # has the writing end, and its death, too, closes it.
+    context = multiprocessing.get_context("spawn")
     lifeline, holder = context.Pipe(duplex=False)
-    pool = ProcessPoolExecutor(
-        workers, context, initializer=_prepare_worker, initargs=(lifeline, dict(os.environ))
-    )
+    pool = ProcessPoolExecutor(workers, context, initializer=_prepare_worker, initargs=(lifeline,))
     under_way: set[Future[Result]] = set()
     try:
         remaining = iter(tasks)
         while not stopping():
             while len(under_way) < 2 * workers and (task := next(remaining, _NO_TASK)) is not _NO_TASK:
-                with _signals_held():
+                with _signals_held(), _main_hidden():
                     under_way.add(pool.submit(work, cast(Task, task)))
             if not under_way:
                 break
@@ -69,18 +66,6 @@ def run_in_processes(
         pool.shutdown()
         holder.close()
         lifeline.close()
-
-
-def prepare_processes() -> ForkServerContext:
-    """Start the process that workers are forked from, which imports in the background what they need.
-
-    Called early, it is ready when the first task is.
-    """
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(_PRELOADED)
-    with _signals_held():
-        forkserver.ensure_running()
-    return context
 
 
 @contextmanager
@@ -125,11 +110,21 @@ def _signals_held() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _prepare_worker(lifeline: Connection, environment: dict[str, str]) -> None:
-    """Run first in a worker process: see the parent's environment, which may have changed since the process
-    that workers are forked from was started, and end when the parent closes its end.
+@contextmanager
+def _main_hidden() -> Iterator[None]:
+    """Inside, processes are started that do not import this one's main module, as spawned ones do: what a
+    command imports takes seconds, and they need none of it.
     """
-    os.environ.update(environment)
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
+
+
+def _prepare_worker(lifeline: Connection) -> None:
+    """Run first in a worker process: end when the parent closes its end."""
 
     def end_with_parent() -> None:
         lifeline.poll(None)

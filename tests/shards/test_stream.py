@@ -103,6 +103,7 @@ def test_a_small_data_set_is_read_once_and_stays(address):
         assert stream.stats.held_peak == int(dataset.blocks.length.sum())
 
 
+@pytest.mark.slow
 def test_the_process_stays_small_over_a_large_data_set(tmp_path):
     code = f"""
 import resource, sys

@@ -21,6 +21,7 @@ from shards import (
     write_manifest,
     write_shard,
 )
+from shards.disk_cache import DiskCache
 from shards.watchdog import Patience
 from tests.fault_proxy import CORRUPT, HANG, UNAVAILABLE, faulty_s3, first
 
@@ -205,3 +206,18 @@ def test_nothing_is_left_behind_after_the_end_or_a_consumer_that_stops(address):
         with SampleStream(dataset, EvaluationPlan(dataset.blocks.samples)) as stream:
             assert len(list(islice(stream, samples))) == samples
         assert set(fetch_threads()) <= before
+
+
+def test_what_is_cached_is_not_asked_for_again_and_a_damaged_block_is_replaced_there(address, tmp_path):
+    def keys(cache: DiskCache) -> list[str]:
+        dataset = open_dataset(address)
+        plan = TrainingPlan(Order(dataset.blocks.samples, lanes=6), stop=len(dataset))
+        with SampleStream(dataset, plan, cache=cache) as stream:
+            return sorted(raw.read().key for raw in stream)
+
+    with DiskCache(tmp_path, 10**9) as cache:
+        with faulty_s3(first([CORRUPT], reads_block)) as proxy:
+            assert keys(cache) == [f"{n:09d}" for n in range(SHARDS * SHARD_SAMPLES)]
+            assert sum(reads_block(line) for line, _ in proxy.met) == SHARDS + 1
+        with faulty_s3(lambda _, line: HANG if ".tar" in line else None):
+            assert keys(cache) == [f"{n:09d}" for n in range(SHARDS * SHARD_SAMPLES)]

@@ -83,9 +83,7 @@ def test_a_stopped_job_leaves_no_process_and_goes_on_with_the_rest(
     if stop == "Ctrl-C":  # a terminal sends it to all of them
         os.killpg(process.pid, signal.SIGINT)
     elif stop == "killed worker":
-        _, *workers = sorted(  # the first is the one that they are forked from
-            pid for pid in session_processes(process.pid) if b"forkserver" in command_line(pid)
-        )
+        workers = [pid for pid in session_processes(process.pid) if b"spawn_main" in command_line(pid)]
         os.kill(workers[0], signal.SIGKILL)
     else:
         process.send_signal(signal.SIGTERM)
