@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 DEMO_FLAGS ?=
+SCRATCH ?= benchmarks/scratch
 
 .PHONY: help demo test test-all lint bench clean
 
@@ -36,7 +37,7 @@ lint: $(VENV)/.installed
 
 bench: $(VENV)/.installed
 	@test -n "$(CSV)" -a -n "$(IMAGES)" || { echo "usage: make bench CSV=train.csv IMAGES=images/" >&2; exit 2; }
-	$(VENV)/bin/python benchmarks/loader.py --csv "$(CSV)" --images "$(IMAGES)"
+	$(VENV)/bin/python benchmarks/loader.py --csv "$(CSV)" --images "$(IMAGES)" --scratch "$(SCRATCH)"
 
 clean:
 	rm -rf $(VENV) demo demo-short .pytest_cache .mypy_cache .ruff_cache .hypothesis

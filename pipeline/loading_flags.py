@@ -30,7 +30,7 @@ class LoadingFlags:
     cache_dir: str | None = None
     """Folder on this machine's disk that keeps what was read from remote storage, shared by its processes."""
     cache_size: str = "100GB"
-    """Bytes that --cache-dir may hold; the blocks used longest ago make way."""
+    """Bytes that --cache-dir may hold; data sets that are no longer used make way."""
     on_bad_sample: Literal["substitute", "fail"] = "substitute"
     """What a damaged or undecodable sample does: another stands in for it, or the run stops."""
     max_bad_samples: str = "1%"
