@@ -11,11 +11,11 @@ one wrote is deleted before the next starts, and the disk is left to settle in b
 - bytes copied unchecked; limits, in a process for each core: files read, written and flushed to disk; and
   their sha256 computed as well, as a manifest needs it
 
-Each peer lives in an environment of its own below the scratch folder (kept for the next run) and is measured
-at its best number of processes, found on a fifth of the samples in a round that does not count. Of everyone's
-time, that of a job of 20 samples just before, the start-up, is taken off; of ours that is the whole command,
-report included. Ours computes checksums and flushes every shard to disk, which no peer does. `ShardWriter,
-one loop` is the loop as its documentation shows it, in one process.
+Each peer lives in an environment of its own below the scratch folder (kept for the next run). Everyone is
+measured at the best number of processes, found on a fifth of the samples in a round that does not count. Of
+everyone's time, that of a job of 20 samples just before, the start-up, is taken off; of ours that is the
+whole command, report included. Ours computes checksums and flushes every shard to disk, which no peer does.
+`ShardWriter, one loop` is the loop as its documentation shows it, in one process.
 """
 
 import argparse
@@ -48,7 +48,7 @@ class Contender:
     verify: str
     script: str | None = None  # of this project's own interpreter where there are no packages
     packages: tuple[str, ...] = ()
-    processes: tuple[int, ...] = ()  # to choose from; the command uses every core by itself
+    processes: tuple[int, ...] = ()  # to choose from
     flags: tuple[str, ...] = ()
 
 
@@ -70,7 +70,7 @@ def contenders(cores: int) -> list[Contender]:
         ],
     }
     for verify in ("full", "none"):
-        chosen += [Contender(OURS, verify), *limits[verify]]
+        chosen += [Contender(OURS, verify, processes=(cores, 2 * cores)), *limits[verify]]
         chosen.append(Contender("ShardWriter, one loop", verify, *shardwriter, (1,)))
         chosen += [Contender(name, verify, *peer, (cores, 2 * cores)) for name, peer in peers.items()]
     return chosen
@@ -131,7 +131,7 @@ def measure(contender: Contender, processes: int, figures: Figures, scratch: Pat
         arguments += [f"--table={figures.table}", f"--processes={processes}", f"--verify={contender.verify}"]
         command = [python, str(PEERS / contender.script), *contender.flags, *arguments]
     else:
-        arguments += [f"--csv={figures.table}", f"--verify={contender.verify}"]
+        arguments += [f"--csv={figures.table}", f"--verify={contender.verify}", f"--workers={processes}"]
         command = [python, "-m", "pipeline.shard", *arguments]
     begin = time.perf_counter()
     done = subprocess.run(command, check=False, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
@@ -205,10 +205,7 @@ def main() -> None:
         repeat_figures(args.csv, args.images, samples, scratch / "figures")
         for samples in (args.samples, args.samples // 5, 20)
     )
-    processes = {
-        contender: best_processes(contender, part, few, scratch) if contender.script else cores
-        for contender in contenders(cores)
-    }
+    processes = {contender: best_processes(contender, part, few, scratch) for contender in contenders(cores)}
     rounds = [
         {c: measure_work(c, count, figures, few, scratch) for c, count in processes.items()}
         for _ in range(args.rounds)
