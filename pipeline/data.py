@@ -25,6 +25,8 @@ from shards import (
 )
 from shards.disk_cache import DiskCache
 
+# Evaluation reads from front to back, often beside a training stream that holds its own share of memory.
+_EVALUATION_PREFETCH_BYTES = 64 * 2**20
 _WEIGHTED = re.compile(r"(.+)=([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)")
 
 
@@ -57,6 +59,9 @@ def parse_sources(words: Sequence[str]) -> tuple[list[str], list[float] | None]:
             f"{weighted[0][0]} has a weight and {bare} has none: give each data set a weight "
             "(A=0.7 B=0.3), or none of them (A B), which weighs them by size"
         )
+    for match in weighted:
+        if float(match[2]) <= 0:
+            raise UsageError(f"{match[0]}: a weight must be above 0")
     return [match[1] for match in weighted], [float(match[2]) for match in weighted]
 
 
@@ -129,8 +134,9 @@ def evaluation_loader(
 ) -> Loader:
     """This rank's contiguous share of the data set, in manifest order, each sample once."""
     plan = EvaluationPlan(dataset.blocks.samples, topology.rank, topology.world_size)
+    prefetch_bytes = min(options.prefetch_bytes, _EVALUATION_PREFETCH_BYTES)
     return Loader(
-        SampleStream(dataset, plan, prefetch_bytes=options.prefetch_bytes, cache=options.cache),
+        SampleStream(dataset, plan, prefetch_bytes=prefetch_bytes, cache=options.cache),
         batch_size=batch_size,
         images=images,
         text=text,

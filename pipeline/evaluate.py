@@ -50,7 +50,9 @@ class EvaluateConfig:
     prefetch_bytes: int | None = None
     """Bytes each process reads ahead of use; without it, 2 GiB shared among a machine's processes."""
     metrics: str | None = None
-    """File for the figures (JSON); without it, evaluation/DATA-CHECKPOINT.json in the run's folder."""
+    """File for the figures (JSON); without it, evaluation/DATA-CHECKPOINT.json in the run's folder, or
+    DATA-CHECKPOINT-published.json with --decode published.
+    """
     contact_sheet: str | None = None
     """File for a page (HTML) of queries with their best matches."""
 
@@ -81,10 +83,11 @@ def evaluate(config: EvaluateConfig) -> None:
         metrics = retrieval_metrics(features.image, features.text)
         print(f"{config.data}: {len(dataset):,} pairs; {path}: step {checkpoint.step:,}")
         print(metrics.table(), flush=True)
+        suffix = "" if config.decode == "exact" else f"-{config.decode}"
         out = (
             Path(config.metrics)
             if config.metrics
-            else path.parent.parent / "evaluation" / f"{dataset.name}-{path.stem}.json"
+            else path.parent.parent / "evaluation" / f"{dataset.name}-{path.stem}{suffix}.json"
         )
         report = {
             "data": config.data,
@@ -93,6 +96,7 @@ def evaluate(config: EvaluateConfig) -> None:
             "step": checkpoint.step,
             "samples_seen": checkpoint.samples_seen,
             "pairs": len(dataset),
+            "decode": config.decode,
             **metrics.to_dict(),
         }
         write_atomically(out, json.dumps(report, indent=1).encode())

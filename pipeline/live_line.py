@@ -8,9 +8,9 @@ from tqdm import tqdm
 from pipeline.job_progress import SECONDS_BETWEEN_LINES
 from pipeline.loader import Loader
 from pipeline.run_log import say
-from pipeline.stage_report import Snapshot, StageReport
+from pipeline.stage_report import LEAST_SECONDS, Snapshot, StageReport
 
-_SECONDS_BETWEEN_LOOKS = 1.0
+_SECONDS_BETWEEN_LOOKS = LEAST_SECONDS
 
 
 class LiveLine:

@@ -27,11 +27,13 @@ from pipeline.text import TextStage
 from pipeline.user_transform import UserTransform
 from shards import SampleStream
 from shards.stream import FetchStats
+from shards.wait_clock import WaitClock
 from shards.watchdog import Patience, Watchdog
 
 __all__ = ["BadSamplePolicy", "Batch", "Loader", "LoaderStats"]
 
 _LARGEST_GROUP = 8  # samples handed to a decoding thread at a time
+_BATCHES_AHEAD = 4  # made before they are asked for
 _BATCHES_KEPT = 2  # of those handed on: the one in the consumer's hands and the one before it
 _SECONDS_TO_CLOSE = 0.5
 
@@ -39,14 +41,16 @@ _Task = tuple[GrowingBatch, range]
 
 
 class Loader:
-    """Batches of a stream, in order. Iterate once; `close` (or leave a `with`) to stop its threads.
+    """Batches of a stream, in order. Iterate once; `close` (or leave a `with`) to stop its threads: whoever
+    asks for another batch then, or waits for one, gets CancelledError, so that what was cut short never looks
+    complete.
 
     batch_size: samples of this rank in a batch (the last one of a finite stream may be smaller). images,
     text: the stages that make pixels and tokens (text None: no tokens). workers: decoding threads. seed: of
-    all that is drawn. prefetch_batches: batches made ahead. pin_memory: allocate buffers so that copies to a
-    GPU run on their own. columns: names of the samples' columns that batches carry. transform: a user's
-    function on every sample. draws_captions: of several captions of a sample one is drawn, else it is the
-    first. patience: how long the consumer waits for a batch that does not come.
+    all that is drawn. pin_memory: allocate buffers so that copies to a GPU run on their own. columns: names
+    of the samples' columns that batches carry. transform: a user's function on every sample. draws_captions:
+    of several captions of a sample one is drawn, else it is the first. patience: how long the consumer waits
+    for a batch that does not come.
 
     A sample that is damaged or cannot be decoded is replaced by the plan's substitute, counted, and named in
     `bad_samples`; where there is no substitute, or past the policy's limit, DataError is raised. Samples are
@@ -62,7 +66,6 @@ class Loader:
         text: TextStage | None,
         workers: int,
         seed: int = 0,
-        prefetch_batches: int = 4,
         pin_memory: bool = False,
         columns: Sequence[str] = (),
         transform: UserTransform | None = None,
@@ -79,14 +82,16 @@ class Loader:
         self._bad = BadSamples(policy)
         self._watchdog = Watchdog(patience or Patience())
         self._group = max(1, min(_LARGEST_GROUP, batch_size // (2 * workers)))
-        self._handed = LoaderStats()  # what the feeding and the consuming thread count
+        self._batches = 0  # handed to the consumer
+        self._buffer_wait, self._consumer_wait = WaitClock(), WaitClock()
         self._threads_stats = [ThreadStats() for _ in range(workers)]
         self._stopping = False
+        self._awaited: GrowingBatch | None = None  # the batch that the consumer asked for last
         self._tasks: queue.SimpleQueue[_Task | None] = queue.SimpleQueue()
         self._ready: queue.SimpleQueue[GrowingBatch | BaseException | None] = queue.SimpleQueue()
         self._free: queue.SimpleQueue[GrowingBatch | torch.Tensor] = queue.SimpleQueue()
         shape = (batch_size, images.size, images.size, 3)
-        for _ in range(prefetch_batches + _BATCHES_KEPT):
+        for _ in range(_BATCHES_AHEAD + _BATCHES_KEPT):
             self._free.put(torch.empty(shape, dtype=torch.uint8, pin_memory=pin_memory))
         self._threads = [threading.Thread(target=self._feed, name="loader-feed", daemon=True)]
         self._threads += [
@@ -99,15 +104,15 @@ class Loader:
     @property
     def stats(self) -> LoaderStats:
         """What the loader has done so far, as it stands now."""
-        total, handed = add_up(self._threads_stats), self._handed
-        total.batches, total.substituted = handed.batches, self._bad.substituted
-        total.buffer_wait, total.consumer_wait = handed.buffer_wait, handed.consumer_wait
+        total = add_up(self._threads_stats)
+        total.batches, total.substituted = self._batches, self._bad.substituted
+        total.buffer_wait, total.consumer_wait = self._buffer_wait.seconds, self._consumer_wait.seconds
         return total
 
     @property
     def stream_stats(self) -> FetchStats:
-        """What fetching has done so far."""
-        return self._stream.stats
+        """What fetching has done so far, as it stands now."""
+        return self._stream.stats_now()
 
     @property
     def workers(self) -> int:
@@ -135,6 +140,11 @@ class Loader:
         if self._stopping:
             return
         self._stopping = True
+        # Nobody is to wait on: what the consumer waits for may never be made, and the feeding thread looks at
+        # nothing that it is given now.
+        self._ready.put(None)
+        if self._awaited:
+            self._awaited.done.set()
         self._free.put(torch.empty(0))
         self._stream.close()
         for _ in self._threads_stats:
@@ -142,7 +152,6 @@ class Loader:
         deadline = time.monotonic() + _SECONDS_TO_CLOSE
         for thread in self._threads:
             thread.join(max(0.0, deadline - time.monotonic()))
-        self._ready.put(None)
 
     def __iter__(self) -> Iterator[Batch]:
         handed: deque[GrowingBatch] = deque()
@@ -159,24 +168,33 @@ class Loader:
             self.close()
 
     def _next_batch(self) -> GrowingBatch | None:
-        """The next batch when it is finished; None after the last one."""
-        begin = time.perf_counter()
-        # The stream watches its own waits, and the feeding thread waits for nothing else.
-        growing = self._watchdog.get(self._ready, lambda: "")
-        if isinstance(growing, GrowingBatch):
-            unfinished = growing
-            self._watchdog.wait(growing.done.wait, lambda: self._describe_work(unfinished))
-            growing = growing.first_failure() or growing
-        self._handed.consumer_wait += time.perf_counter() - begin
+        """The next batch when it is finished; None after the last one. CancelledError where the loader is
+        closed, even when it was closed meanwhile: what it has then may not have been made.
+        """
+        with self._consumer_wait.running():
+            self._check_open()
+            # The stream watches its own waits, and the feeding thread waits for nothing else.
+            growing = self._watchdog.get(self._ready, lambda: "")
+            self._check_open()
+            if isinstance(growing, GrowingBatch):
+                self._awaited = unfinished = growing  # from now on `close` ends the wait for it
+                self._check_open()
+                self._watchdog.wait(growing.done.wait, lambda: self._describe_work(unfinished))
+                self._check_open()
+                growing = growing.first_failure() or growing
         if isinstance(growing, BaseException):
             raise growing
         return growing
+
+    def _check_open(self) -> None:
+        if self._stopping:
+            raise CancelledError("the loader was closed")
 
     def _account(self, growing: GrowingBatch, samples: int) -> None:
         """Count a batch, and refuse it where what is in it must end the run; `samples`: with it, all so
         far.
         """
-        self._handed.batches += 1
+        self._batches += 1
         for index in sorted(growing.bad):
             self._bad.add(*growing.bad[index])
         self._bad.check(samples)
@@ -190,24 +208,22 @@ class Loader:
         """Runs on the feeding thread: group samples into batches and hand them to the decoding threads."""
         try:
             stream, first = iter(self._stream), True
-            while (samples := list(islice(stream, self._batch_size))) and not self._stopping:
-                growing = begin_batch(samples, self._next_buffer(), self._drawing, self._columns)
-                growing.is_first, first = first, False
+            while samples := list(islice(stream, self._batch_size)):
+                buffer = self._next_buffer()
                 if self._stopping:
-                    break
+                    return
+                growing = begin_batch(samples, buffer, self._drawing, self._columns)
+                growing.is_first, first = first, False
                 self._ready.put(growing)
                 for start in range(0, len(samples), self._group):
                     self._tasks.put((growing, range(start, min(start + self._group, len(samples)))))
             self._ready.put(None)
-        except CancelledError:  # the stream was closed
-            self._ready.put(None)
-        except BaseException as error:
+        except BaseException as error:  # CancelledError, where the stream was closed
             self._ready.put(error)
 
     def _next_buffer(self) -> torch.Tensor:
-        begin = time.perf_counter()
-        free = self._free.get()
-        self._handed.buffer_wait += time.perf_counter() - begin
+        with self._buffer_wait.running():
+            free = self._free.get()
         if not isinstance(free, GrowingBatch):
             return free
         if free.batch.copied:

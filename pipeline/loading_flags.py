@@ -34,7 +34,7 @@ class LoadingFlags:
     on_bad_sample: Literal["substitute", "fail"] = "substitute"
     """What a damaged or undecodable sample does: another stands in for it, or the run stops."""
     max_bad_samples: str = "1%"
-    """Share of the samples seen by a process that may be bad before the run stops (ten always may)."""
+    """Share of the samples seen by a process that may be bad before the run stops (ten may, unless 0%)."""
     columns: tuple[str, ...] = ()
     """Columns of the samples (values of their .json) that batches carry, such as licence."""
     transform: str | None = None

@@ -9,7 +9,7 @@ from pipeline.data import source_counts
 from pipeline.loader import Loader
 from pipeline.run_log import RunLog, say
 from pipeline.schedule import RunLength
-from pipeline.stage_report import Snapshot, StageReport
+from pipeline.stage_report import LEAST_SECONDS, Snapshot, StageReport
 from pipeline.topology import Topology
 from pipeline.trainer import StepLosses, Trainer, average_over_ranks
 from shards import Mixture
@@ -41,6 +41,7 @@ class Progress:
         )
         self._plain = topology.is_main and not shows_bar
         self._before, self._seen = Snapshot.take(loader), length.start
+        self._judged = self._before  # the verdict is on what came since: entries may be too close together
         self._bad_told = 0
 
     def __enter__(self) -> "Progress":
@@ -75,7 +76,10 @@ class Progress:
             values |= source_counts(self._data, trainer.samples_seen)
         if not self._log:
             return
-        verdict = report.verdict("training")
+        judged = StageReport.between(self._judged, now)
+        verdict = judged.verdict("training")
+        if judged.seconds >= LEAST_SECONDS:
+            self._judged = now
         self._log.write(trainer.step, trainer.samples_seen, report.values(), "loader", {"verdict": verdict})
         self._log.write(trainer.step, trainer.samples_seen, values, "train")
         text = f"loss {values['loss']:.3f}  lr {learning_rate:.2e}  {rate:,.0f} samples/s  {verdict}"
@@ -90,3 +94,4 @@ class Progress:
     def restart_clock(self, samples_seen: int) -> None:
         """Leave the time since the last entry (a validation, a checkpoint) out of the rates."""
         self._before, self._seen = Snapshot.take(self._loader), samples_seen
+        self._judged = self._before

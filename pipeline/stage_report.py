@@ -11,6 +11,8 @@ from pipeline.loader import Loader, LoaderStats
 from shards.stream import FetchStats
 
 KEEPS_UP = 0.05  # waiting less than this share of the time, the consumer waits for nothing
+# Over less than so many seconds one late block or the start of threads decides what is seen.
+LEAST_SECONDS = 2.0
 _ALL_BUSY = 0.85
 _ON_CORE = 0.6
 
@@ -33,6 +35,13 @@ class Snapshot:
     batches_ready: int
 
     @staticmethod
+    def start(loader: Loader) -> "Snapshot":
+        """The state before a loader did anything; to be asked for as soon as it is made, since it begins at
+        once.
+        """
+        return replace(Snapshot.take(loader), loader=LoaderStats(), fetch=FetchStats())
+
+    @staticmethod
     def take(loader: Loader) -> "Snapshot":
         """The state of a loader now."""
         return Snapshot(
@@ -40,7 +49,7 @@ class Snapshot:
             time.process_time(),
             _idle_seconds(),
             loader.stats,
-            replace(loader.stream_stats),
+            loader.stream_stats,
             loader.workers,
             loader.batches_ready,
         )
@@ -149,16 +158,21 @@ class StageReport:
         """Who waits for whom, and which flag would help; `consumer` is who takes the batches ("training")."""
         if self.waits < KEEPS_UP:
             return f"{consumer} waits {self.waits:.0%} on the loader: the loader keeps up"
-        return f"{consumer} waits {self.waits:.0%} on the loader: {self._bound()}"
+        reason = self._bound() if self.seconds >= LEAST_SECONDS else self._too_short()
+        return f"{consumer} waits {self.waits:.0%} on the loader: {reason}"
+
+    def _too_short(self) -> str:
+        return f"{self.seconds:.1f} s are too short to tell why"
 
     def _bound(self) -> str:
         busy = self.of_threads(self.loader.busy)
         if busy < _ALL_BUSY:
             if self.fetch.waited > self.loader.consumer_wait / 4:
                 return "storage-bound, raise --prefetch-bytes or keep what was read with --cache-dir"
-            return (
-                f"bound by handing samples on (threads {busy:.0%} busy), run more processes on this machine"
-            )
+            word = f"bound by handing samples on (threads {busy:.0%} busy)"
+            if self.workers < self.cores:
+                return f"{word}, run more processes on this machine"
+            return f"{word}, with a thread for every core ({self.cores}) already"
         stage = max(self._stages(), key=lambda entry: entry[1])[0]
         word, less_work = _ADVICE[stage]
         if self.idle < (1 - _ALL_BUSY) * (os.cpu_count() or 1) * self.seconds:

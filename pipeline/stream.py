@@ -106,7 +106,7 @@ def _stream(config: StreamConfig, topology: Topology, together: bool) -> None:
                 options=options,
             )
         )
-        begin = Snapshot.take(loader)
+        begin = Snapshot.start(loader)
         with LiveLine(loader, batches, talks=talks) as line:
             first = 0.0
             for batch in loader:

@@ -109,16 +109,6 @@ def train(config: TrainConfig) -> None:
 
     # The data.
     options = config.loader_options(topology, device)
-    loader = training_loader(
-        train_data,
-        topology,
-        global_batch=global_batch,
-        start=length.start,
-        stop=length.stop,
-        images=config.train_images(image_size),
-        text=TextStage(tokenizer, seed=config.seed, mask_ratio=config.mask_ratio if config.mlm else 0.0),
-        options=options,
-    )
     log = None
     if topology.is_main:
         say("\n".join(describe_training(train_data)) + f"; {reading_advice(train_data, topology)}")
@@ -161,6 +151,16 @@ def train(config: TrainConfig) -> None:
             log.write(trainer.step, trainer.samples_seen, metrics.to_dict(), "valid")
             say(f"validation after step {trainer.step:,}: {metrics.line()}")
 
+    loader = training_loader(
+        train_data,
+        topology,
+        global_batch=global_batch,
+        start=length.start,
+        stop=length.stop,
+        images=config.train_images(image_size),
+        text=TextStage(tokenizer, seed=config.seed, mask_ratio=config.mask_ratio if config.mlm else 0.0),
+        options=options,
+    )
     cache = options.cache or nullcontext()
     with cache, loader, Progress(loader, log, topology, length, train_data) as progress:
         for batch in loader:

@@ -86,15 +86,23 @@ class CacheSpace:
             return descriptor
 
     def keep(self, path: Path, descriptor: int) -> None:
-        """Let a new file appear under its name."""
-        with self._accounts():
-            os.rename(_part(path), path)
+        """Let a new file appear under its name. The descriptor is closed even where that fails: what is left
+        then is as if its writer had been killed.
+        """
+        try:
+            with self._accounts():
+                os.rename(_part(path), path)
+        finally:
             os.close(descriptor)
 
     def discard(self, path: Path, descriptor: int) -> None:
-        """Remove a new file."""
-        os.close(descriptor)
-        self.remove(_part(path))
+        """Remove a new file, and close its descriptor, which locks it up to then: else another could take the
+        file up in between and lose it.
+        """
+        try:
+            self.remove(_part(path))
+        finally:
+            os.close(descriptor)
 
     def remove(self, path: Path) -> None:
         """Remove a file, if it is there."""

@@ -1,5 +1,6 @@
 """A data set of shards, opened: its manifest, its blocks, and the samples of a block in memory."""
 
+import os
 from array import array
 from dataclasses import replace
 from functools import cached_property
@@ -203,6 +204,11 @@ def open_dataset(address: str) -> Dataset:
     together.
     """
     folder = Folder(address)
+    if not folder.remote and os.path.isfile(folder.address):
+        raise UsageError(
+            f"{address}: a file, not a folder of shards; pack a table with 'python -m pipeline.shard --csv "
+            f"{address}'"
+        )
     try:
         manifest = Manifest.from_json(folder.read(MANIFEST), folder.locate(MANIFEST))
     except FileNotFoundError:

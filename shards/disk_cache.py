@@ -52,7 +52,7 @@ class DiskCache:
             self._space = CacheSpace(self._folder, max_bytes)
         except OSError as error:
             raise UsageError(
-                f"{folder}: no cache can be here: {error}; give a folder on a local disk"
+                f"{folder}: no cache can be here: {error.strerror or error}; give a folder on a local disk"
             ) from error
 
     def __enter__(self) -> "DiskCache":
@@ -103,6 +103,8 @@ class DiskCache:
             return
         path = self._path(key)
         try:
+            if len(data) + _CHECKSUM_BYTES > self._space.max_bytes:
+                raise OSError(f"a block of {len(data):,} bytes is larger than the whole cache may be")
             descriptor = self._space.create(path, len(data) + _CHECKSUM_BYTES)
             if descriptor is None:
                 return

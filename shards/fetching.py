@@ -91,7 +91,7 @@ class Fetch:
         return self.data
 
     def give_up(self) -> None:
-        """Let those who wait go on without it."""
+        """Let those who wait go on without it; where it has not begun, it never will."""
         self._ended.set()
 
     @property
@@ -182,6 +182,8 @@ class FetchThreads:
             if self._stop.is_set():
                 return False
             fetch = self._queue.popleft()
+            if fetch.wait(0):  # it was given up
+                return True
             self._running.add(fetch)
         begin = time.perf_counter()
         fetch.run()

@@ -10,13 +10,32 @@ from shards.dataset import Dataset, Sample, SamplePlace
 from shards.index import Blocks
 
 
+class Numbering:
+    """One numbering of parts that have numbers of their own, from 0 on: one part's after another's.
+
+    counts: how many numbers each part has.
+    """
+
+    def __init__(self, counts: Sequence[int]) -> None:
+        self.first = [sum(counts[:part]) for part in range(len(counts))]  # number of each part
+
+    def part(self, number: int) -> int:
+        """The part that a number is of."""
+        return bisect_right(self.first, number) - 1
+
+    def own(self, number: int) -> tuple[int, int]:
+        """The part that a number is of, and its number there."""
+        part = self.part(number)
+        return part, number - self.first[part]
+
+
 class JoinedDataset:
     """Data sets one after another, with one numbering of blocks and of samples; reads as a `Dataset` does."""
 
     def __init__(self, sources: Sequence[Dataset]) -> None:
         self.sources = tuple(sources)
-        self._first_block = _starts([len(source.blocks) for source in sources])
-        self._first_sample = _starts([len(source) for source in sources])
+        self._blocks = Numbering([len(source.blocks) for source in sources])
+        self._samples = Numbering([len(source) for source in sources])
 
     @property
     def name(self) -> str:
@@ -30,12 +49,12 @@ class JoinedDataset:
     def blocks(self) -> Blocks:
         """The blocks of all data sets, with shards, samples and rows numbered on from one to the next."""
         parts = [source.blocks for source in self.sources]
-        shards = _starts([len(source.manifest.shards) for source in self.sources])
-        rows = _starts([source.manifest.indexed_samples for source in self.sources])
+        shards = Numbering([len(source.manifest.shards) for source in self.sources]).first
+        rows = Numbering([source.manifest.indexed_samples for source in self.sources]).first
         return Blocks(
             shard=np.concatenate([part.shard + np.int32(n) for part, n in zip(parts, shards, strict=True)]),
             first_sample=np.concatenate(
-                [part.first_sample + n for part, n in zip(parts, self._first_sample, strict=True)]
+                [part.first_sample + n for part, n in zip(parts, self._samples.first, strict=True)]
             ),
             samples=np.concatenate([part.samples for part in parts]),
             offset=np.concatenate([part.offset for part in parts]),
@@ -45,7 +64,7 @@ class JoinedDataset:
 
     def source(self, block: int) -> int:
         """Which of the data sets a block is of."""
-        return bisect_right(self._first_block, block) - 1
+        return self._blocks.part(block)
 
     def shard_address(self, block: int) -> str:
         """The address of the shard that a block lies in."""
@@ -64,8 +83,8 @@ class JoinedDataset:
 
     def place(self, number: int) -> SamplePlace:
         """Where the sample of a number lies."""
-        source = bisect_right(self._first_sample, number) - 1
-        return self.sources[source].place(number - self._first_sample[source])
+        source, own = self._samples.own(number)
+        return self.sources[source].place(own)
 
     def read_sample(self, number: int) -> Sample:
         """The sample of a number, read on its own."""
@@ -73,10 +92,5 @@ class JoinedDataset:
 
     def _own(self, block: int) -> tuple[Dataset, int]:
         """The data set that a block is of, and the block's number there."""
-        source = self.source(block)
-        return self.sources[source], block - self._first_block[source]
-
-
-def _starts(counts: list[int]) -> list[int]:
-    """What comes before each of the parts with so many entries."""
-    return [sum(counts[:part]) for part in range(len(counts))]
+        source, own = self._blocks.own(block)
+        return self.sources[source], own

@@ -11,6 +11,7 @@ import hashlib
 import heapq
 from collections.abc import Iterator, Sequence
 from functools import cached_property
+from itertools import combinations
 from operator import itemgetter
 
 import numpy as np
@@ -18,7 +19,7 @@ import numpy as np
 from shards.dataset import Dataset
 from shards.errors import UsageError
 from shards.hashing import Purpose, derive
-from shards.joined import JoinedDataset
+from shards.joined import JoinedDataset, Numbering
 from shards.lane_shares import share_lanes, spread_lanes
 from shards.order import DEFAULT_LANES, Order, Places, StreamLanes
 from shards.plans import TrainingPlan
@@ -41,8 +42,7 @@ class MixedOrder:
         self._place_in_source = np.empty(self.lanes, np.int64)
         for stream in self.streams:
             self._place_in_source[stream.numbers] = np.arange(len(stream.numbers))
-        blocks = [len(order.block_samples) for order in orders]
-        self._first_block = np.cumsum(blocks) - blocks
+        self._blocks = Numbering([len(order.block_samples) for order in orders])
 
     def at(self, positions: np.ndarray) -> Places:
         """The places of the samples at these positions: arrays like `positions`; epochs are the data sets'
@@ -55,7 +55,7 @@ class MixedOrder:
             chosen = sources == source
             places = order.at(rounds[chosen] * order.lanes + self._place_in_source[lanes[chosen]])
             epoch[chosen], slot[chosen] = places.epoch, places.slot
-            block[chosen] = places.block + self._first_block[source]
+            block[chosen] = places.block + self._blocks.first[source]
         return Places(epoch, block, slot)
 
     def visits_from(self, start: int, rank: int, world_size: int) -> Iterator[tuple[int, int, int]]:
@@ -72,14 +72,14 @@ class MixedOrder:
     def _source_visits(
         self, source: int, start: int, rank: int, world_size: int
     ) -> Iterator[tuple[int, int, int]]:
-        first_block = int(self._first_block[source])
+        first_block = self._blocks.first[source]
         visits = self.orders[source].visits_from(start, rank, world_size, self.streams[source])
         return ((first_block + block, first, last) for block, first, last in visits)
 
     def substitutes(self, epoch: int, block: int, slot: int) -> list[int]:
         """The slots that may stand in for one that cannot be decoded; see `Order.substitutes`."""
-        source = int(np.searchsorted(self._first_block, block, side="right")) - 1
-        return self.orders[source].substitutes(epoch, block - int(self._first_block[source]), slot)
+        source, own = self._blocks.own(block)
+        return self.orders[source].substitutes(epoch, own, slot)
 
 
 class Mixture:
@@ -118,14 +118,16 @@ class Mixture:
         return Mixture(datasets, share_lanes(sizes if weights is None else weights, lanes), seed)
 
     def _check_distinct(self) -> None:
-        seen: dict[str, Dataset] = {}
-        for dataset in self.datasets:
-            if twin := seen.get(dataset.manifest.fingerprint):
+        for one, other in combinations(self.datasets, 2):
+            both = f"{one.folder.address} and {other.folder.address}"
+            if one.manifest.fingerprint == other.manifest.fingerprint:
+                raise UsageError(f"{both} are the same data set: give it once, with the weight of both")
+            # Such a sample would have two ids, and be a negative of itself.
+            if shard := _shared_samples(one, other):
                 raise UsageError(
-                    f"{twin.folder.address} and {dataset.folder.address} are the same data set: give it "
-                    "once, with the weight of both"
+                    f"{both} have samples in common (in {shard}): leave one out, or make one view of what "
+                    "both are to give, with python -m pipeline.select"
                 )
-            seen[dataset.manifest.fingerprint] = dataset
 
     def __reduce__(self) -> tuple[type["Mixture"], tuple[object, ...]]:
         return Mixture, (self.datasets, self.lanes_of, self.seed)
@@ -166,9 +168,19 @@ class Mixture:
         """The most samples of each data set that a global batch can hold, wherever it begins."""
         return [stream.most_within(global_batch) for stream in self.order.streams]
 
-    def read_factor(self, world_size: int) -> float:
-        """How many samples' worth of blocks all ranks together fetch for each sample that they see."""
-        parts = zip(self.order.orders, self.order.streams, strict=True)
-        return sum(
-            order.read_factor(world_size, stream=stream) * order.lanes / self.lanes for order, stream in parts
-        )
+
+def _shared_samples(one: Dataset, other: Dataset) -> str | None:
+    """The name of a shard of which both data sets have the same sample."""
+    numbers = {shard.sha256: number for number, shard in enumerate(one.manifest.shards)}
+    for number, shard in enumerate(other.manifest.shards):
+        if shard.sha256 in numbers:
+            has, has_too = _selected(one, numbers[shard.sha256]), _selected(other, number)
+            if len(has) != len(has_too) or (has & has_too).any():
+                return shard.name
+    return None
+
+
+def _selected(dataset: Dataset, shard: int) -> np.ndarray:
+    """Which samples of a shard the data set has: bool [samples of the shard]."""
+    alone = dataset.single_shard(shard)
+    return np.ones(len(alone), bool) if alone.selected is None else alone.selected

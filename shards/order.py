@@ -194,11 +194,3 @@ class Order:
                 columns = (visits.block[some], visits.first[some], visits.last[some])
                 yield from zip(*(column.tolist() for column in columns), strict=True)
             epoch += 1
-
-    def read_factor(self, world_size: int, epoch: int = 0, stream: StreamLanes | None = None) -> float:
-        """How many samples' worth of blocks all ranks together fetch in an epoch, over its samples."""
-        read = sum(
-            int(self.block_samples[self.visits(epoch, rank, world_size, stream=stream).block].sum())
-            for rank in range(world_size)
-        )
-        return read / self.samples

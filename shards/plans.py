@@ -62,12 +62,21 @@ class TrainingPlan:
             )
             position = int(positions[-1]) + self.world_size
 
+    @property
+    def step(self) -> int:
+        """Positions from one use of a block to the next within a visit."""
+        return math.lcm(self.order.lanes, self.world_size)
+
     def visits(self) -> Iterator[tuple[int, int, int]]:
         """(block, first position, last position) of each visit, in order of first use."""
+        step = self.step
         for block, first, last in self.order.visits_from(self.start, self.rank, self.world_size):
-            if self.stop is not None and first >= self.stop:
+            if self.stop is None:
+                yield block, first, last
+            elif first < self.stop:
+                yield block, first, min(last, first + (self.stop - 1 - first) // step * step)
+            else:
                 return
-            yield block, first, last
 
     def substitutes(self, epoch: int, block: int, slot: int) -> list[int]:
         """The slots that may stand in for a sample that cannot be decoded."""
@@ -119,8 +128,3 @@ class EvaluationPlan:
     def substitutes(self, epoch: int, block: int, slot: int) -> list[int]:
         """None: an evaluation of other samples than those asked for would be another evaluation."""
         return []
-
-    @property
-    def lanes_read(self) -> int:
-        """One: the shards are read from front to back."""
-        return 1

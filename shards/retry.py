@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 # outlasted. Each is shortened by chance, to as little as half, so that clients do not come back all at once.
 DELAYS = (0.1, 0.5, 2.5, 10.0, 30.0)
 TRIES = len(DELAYS) + 1
+_TRIES_IN_SILENCE = 3
 _TRANSIENT_STATUS = {408, 429, 500, 502, 503, 504}
 # Codes that S3 gives with a status which alone would mean a wrong request.
 _TRANSIENT_CODES = {
@@ -88,7 +89,8 @@ def retry(work: Callable[[], Result]) -> Result:
 
     Raises StillFailing where all of them met transient trouble; any other exception at once, as it is.
     """
-    attempts = _attempts.get() or Attempts()
+    watched = _attempts.get()  # by a stream, which says itself what takes long
+    attempts = watched or Attempts()
     begin, tries = time.monotonic(), 0
     while True:
         tries += 1
@@ -103,6 +105,8 @@ def retry(work: Callable[[], Result]) -> Result:
             delay = DELAYS[min(tries, len(DELAYS)) - 1] * _chance.uniform(0.5, 1.0)
             if tries >= TRIES and time.monotonic() + delay - begin > attempts.patience:
                 raise StillFailing(attempts.trouble, tries) from error
+        if watched is None and tries == _TRIES_IN_SILENCE:
+            print(f"{attempts.trouble}; trying again for up to a minute", file=sys.stderr, flush=True)
         if attempts.stop.wait(delay):
             raise Stopped(attempts.trouble)
 

@@ -2,7 +2,6 @@
 worker, going on from iteration to iteration.
 """
 
-import math
 import os
 import pickle
 from collections.abc import Iterator
@@ -10,6 +9,7 @@ from typing import Any
 
 from shards.dataset import Dataset, open_dataset
 from shards.errors import UsageError
+from shards.joined import JoinedDataset
 from shards.mixture import Mixture
 from shards.order import DEFAULT_LANES
 from shards.plans import EvaluationPlan
@@ -60,6 +60,9 @@ class SampleSource:
         if isinstance(data, str):
             data = open_dataset(data)
         self._mixture = data if isinstance(data, Mixture) else Mixture([data], [lanes], seed)
+        for dataset in self._mixture.datasets:
+            if not len(dataset):
+                raise UsageError(f"{dataset.folder.address}: this data set has no samples; leave it out")
         self._opened_by = os.getpid()
         self.rank, self.world_size = find_rank(rank, world_size)
         self._global_batch = batch_size * self.world_size
@@ -70,6 +73,8 @@ class SampleSource:
         # A StatefulDataLoader asks a worker that had ended when the state was saved once more; so both count.
         self._ended = False  # this worker's iteration is over, and its standing that of the next
         self._ended_before = False  # it was, in the state that was loaded
+        self._reads_in = 0  # the process of the latest iteration
+        self._placed = False  # this worker goes on from a state that was loaded
 
     @property
     def global_batch(self) -> int:
@@ -84,45 +89,41 @@ class SampleSource:
     def read(self) -> Iterator[RawSample]:
         """The samples of one iteration; in a DataLoader worker, those of the batches that it makes.
 
-        Nothing is fetched before the first one is asked for.
+        Nothing is fetched before the first one is asked for. Then it takes the place of an older iteration,
+        which raises UsageError when asked for more. So does this one where an older one was left early while
+        DataLoader workers read.
         """
         if self._ended_before:
             self._ended_before = False
             return iter(())
-        return self._train() if self._shuffle else self._evaluate()
+        new, self._reads_in = self._reads_in != os.getpid(), os.getpid()
+        if not new:  # what a worker that has just been made knows is what held when it was asked for
+            self._standing.look()
+        return self._train(new) if self._shuffle else self._evaluate()
 
     def _evaluate(self) -> Iterator[RawSample]:
         worker, workers = find_worker()
         plan = EvaluationPlan(self._dataset().blocks.samples, self.rank, self.world_size)
-        begin, stop = plan.span
         batch = self._global_batch // self.world_size
-        share = WorkerShare(plan, worker or 0, workers or 1, batch, 1, begin, begin, stop)
+        share = WorkerShare(plan, worker or 0, workers or 1, batch, step=1, origin=plan.span[0])
         with self._open_stream(share) as stream:
             yield from stream
 
-    def _train(self) -> Iterator[RawSample]:
+    def _train(self, new: bool) -> Iterator[RawSample]:
         worker, workers = find_worker()
-        self._standing.join(workers)
-        generation, standing = self._standing.generation, self._standing.of(worker)
+        reading = self._standing.begin(worker, workers, new=new, placed=self._placed)
+        standing = self._standing.of(worker)
         origin, stop = standing.origin, standing.stop
-        share = WorkerShare(
-            self._mixture.plan(self.rank, self.world_size, standing.position),
-            worker or 0,
-            workers or 1,
-            batch=self._global_batch,
-            step=math.lcm(self._mixture.lanes, self.world_size),
-            origin=origin,
-            start=standing.position,
-            stop=stop,
-        )
-        self._ended = False
+        plan = self._mixture.plan(self.rank, self.world_size, standing.position, stop)
+        share = WorkerShare(plan, worker or 0, workers or 1, self._global_batch, plan.step, origin)
+        self._ended = self._placed = False
         with self._open_stream(share) as stream:
             for raw in stream:
                 # Of each world_size positions every rank takes one: so many were seen once this one is.
                 seen = raw.position - (raw.position - origin) % self.world_size + self.world_size
-                self._standing.note(worker, Standing(origin, seen, stop), generation)
+                self._standing.note(reading, Standing(origin, seen, stop))
                 yield raw
-        self._standing.note(worker, self._iteration_from(stop), generation)
+        self._standing.note(reading, self._iteration_from(stop))
         self._ended = True
 
     def _iteration_from(self, position: int) -> Standing:
@@ -136,7 +137,7 @@ class SampleSource:
         processes = share.workers * int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
         return SampleStream(self._dataset(), share, prefetch_bytes=self._prefetch_bytes // processes)
 
-    def _dataset(self) -> Any:
+    def _dataset(self) -> Dataset | JoinedDataset:
         """The data set, with connections of this process: those from before a fork are of no use after it."""
         if self._opened_by != os.getpid():
             self._mixture = pickle.loads(pickle.dumps(self._mixture))
@@ -201,7 +202,8 @@ class SampleSource:
             )
         standing = Standing(state["origin"], state["position"], state["stop"])
         self._ended = self._ended_before = state["ended"]
-        self._standing.note(state["worker"], standing, self._standing.generation)
+        self._placed = not state["ended"]
+        self._standing.place(state["worker"], standing)
 
     def _check_same_order(self, state: dict[str, Any]) -> None:
         here = self.state_at(0)

@@ -19,8 +19,8 @@ class ShardSamples(SampleSource):
     member under its extension; beside them `__position__`, the sample's place in the stream.
 
     See `SampleSource` for what it takes. Each iteration goes on where the last one ended, so it also does
-    under `with_epoch`. `batch_size` is that of `wds.batched` behind it: batches are then the same, and in the
-    same order, with any number of DataLoader workers.
+    under `with_epoch` (with DataLoader workers, use `samples` instead). `batch_size` is that of `wds.batched`
+    behind it: batches are then the same, and in the same order, with any number of DataLoader workers.
     """
 
     def __iter__(self) -> Iterator[dict[str, Any]]:

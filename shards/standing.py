@@ -13,9 +13,16 @@ from typing import Any
 from shards.errors import UsageError
 
 _MOST_WORKERS = 1024
-# Places in the array; from the last on, three numbers for each reader.
+# Places in the array; from the last on, so many numbers for each reader: its standing, and how many
+# iterations it has begun.
 _GENERATION, _WORKERS, _READERS = range(3)
+_NUMBERS = 4
 _UNTOUCHED = -1
+_REMEDY = "say where to go on, with load_state_dict(state_at(samples_seen)), or make a new stream with start="
+_OVER = (
+    "this iteration is over, since another one of the same data set began (or a state was loaded): finish one"
+    " before the next, or make a data set for each"
+)
 
 
 @dataclass(frozen=True)
@@ -29,6 +36,16 @@ class Standing:
     stop: int
 
 
+@dataclass(frozen=True)
+class Reading:
+    """One iteration of one reader: what its standing is noted by while no other has taken its place."""
+
+    worker: int | None
+    workers: int
+    generation: int
+    iteration: int
+
+
 class SharedStanding:
     """The standing of the process that made it, and of its DataLoader workers.
 
@@ -36,34 +53,32 @@ class SharedStanding:
     process does that made this.
     """
 
+    _known_generation: int
+
     def __init__(self, standing: Standing) -> None:
-        self._array = RawArray("q", _READERS + 3 * (1 + _MOST_WORKERS))
+        self._array = RawArray("q", _READERS + _NUMBERS * (1 + _MOST_WORKERS))
         self.move(standing)
 
     def __getstate__(self) -> dict[str, Any]:
-        if get_spawning_popen():  # on its way to a process that shares this memory
-            return {"_array": self._array}
-        return {"_array": list(self._array)}
+        shared = get_spawning_popen()  # on its way to a process that shares this memory
+        return {**self.__dict__, "_array": self._array if shared else list(self._array)}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         array = state["_array"]
         self._array = RawArray("q", array) if isinstance(array, list) else array
+        self._known_generation = state["_known_generation"]
 
     @property
     def workers(self) -> int:
         """How many DataLoader workers read since the last `move`; 0: none."""
         return self._array[_WORKERS]
 
-    @property
-    def generation(self) -> int:
-        """The number of calls of `move`, which readers that began before one show to `note`."""
-        return self._array[_GENERATION]
-
     def move(self, standing: Standing) -> None:
-        """Let every reader go on from here; those still at work are not listened to any more."""
+        """Let every reader go on from here; iterations still under way are over."""
         self._array[_GENERATION] += 1
+        self._known_generation = self._array[_GENERATION]  # in this process and those made after
         self._array[_WORKERS] = 0
-        self._array[_READERS:] = [*astuple(standing)] + 3 * _MOST_WORKERS * [_UNTOUCHED]
+        self._array[_READERS:] = [*astuple(standing), 0] + _MOST_WORKERS * [*3 * [_UNTOUCHED], 0]
 
     def of(self, worker: int | None) -> Standing:
         """The standing of a worker; None: of the process itself."""
@@ -73,27 +88,65 @@ class SharedStanding:
             return Standing(position, position, stop)
         return Standing(*self._array[place : place + 3])
 
-    def join(self, workers: int) -> None:
-        """Read as one of so many workers (0: as the process itself) from now on.
+    def look(self) -> None:
+        """Learn of every `move` until now. One that is made between here and `begin` ends that iteration."""
+        self._known_generation = self._array[_GENERATION]
 
-        Raises UsageError where others than these have read, and how far is not known here.
+    def place(self, worker: int, standing: Standing) -> None:
+        """Let one worker go on from here."""
+        place = _place(worker)
+        self._array[place : place + 3] = astuple(standing)
+
+    def begin(self, worker: int | None, workers: int, *, new: bool, placed: bool) -> Reading:
+        """Begin an iteration as one of so many workers (None of 0: as the process itself); an older one of
+        the same reader is over.
+
+        new: whether it is the first in this process. placed: whether `place` said where the worker goes on.
+        Raises UsageError where workers have read ahead, and how much of that was used is not known here.
         """
+        if self._known_generation != self._array[_GENERATION]:
+            raise UsageError(_OVER)
+        self._join(workers)
+        if worker is not None and not placed:
+            self._check_left(worker, new)
+        self._array[_place(worker) + 3] += 1
+        return self._reading(worker)
+
+    def _join(self, workers: int) -> None:
         if not self.workers:
             self._array[_WORKERS] = workers
         elif self.workers != workers:
             others = f"to the {workers} that read now" if workers else "here"
             raise UsageError(
                 f"{self.workers} DataLoader workers have read from this stream, and how many of their "
-                f"batches were used is not known {others}: say where to go on, with "
-                "load_state_dict(state_at(samples_seen)), or make a new stream with start="
+                f"batches were used is not known {others}: {_REMEDY}"
             )
 
-    def note(self, worker: int | None, standing: Standing, generation: int) -> None:
-        """Keep how far a reader has come that began in this generation."""
-        if generation == self.generation:
-            place = _place(worker)
-            self._array[place : place + 3] = astuple(standing)
+    def _check_left(self, worker: int, new: bool) -> None:
+        """UsageError where the last iteration was left before its end.
+
+        Where it was not, all workers had ended it before any begins the next, so none is behind. A pipeline
+        that repeats itself inside a worker does not wait for the others; but it stays in one process.
+        """
+        own = self.of(worker)
+        behind = new and any(self.of(other).origin < own.origin for other in range(self.workers))
+        if own.position != own.origin or behind:
+            raise UsageError(
+                "the last iteration was left early, while DataLoader workers read ahead, and how many of "
+                f"their batches were used is not known: {_REMEDY}"
+            )
+
+    def note(self, reading: Reading, standing: Standing) -> None:
+        """Keep how far a reader has come; UsageError where its iteration is over."""
+        if reading != self._reading(reading.worker):
+            raise UsageError(_OVER)
+        place = _place(reading.worker)
+        self._array[place : place + 3] = astuple(standing)
+
+    def _reading(self, worker: int | None) -> Reading:
+        """The latest iteration of a reader."""
+        return Reading(worker, self.workers, self._array[_GENERATION], self._array[_place(worker) + 3])
 
 
 def _place(worker: int | None) -> int:
-    return _READERS if worker is None else _READERS + 3 * (1 + worker)
+    return _READERS if worker is None else _READERS + _NUMBERS * (1 + worker)

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
-from shards.errors import DataError
+from shards.errors import DataError, UsageError
 from shards.file_system import open_file_system
 from shards.object_reads import ObjectReads
 from shards.ranged_reads import FoundRange, FsspecReads, LocalReads, RangedReads
@@ -93,13 +93,22 @@ class Folder:
             return DataError(f"{message}: {error}; check the credentials in use and what they may do here")
         return DataError(f"{message}: {str(error) or type(error).__name__}")
 
+    def _no_bucket(self) -> UsageError:
+        server = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or "AWS"
+        return UsageError(
+            f"{self.address}: there is no such bucket at {server}; check its name, and AWS_ENDPOINT_URL if "
+            "it is on another server"
+        )
+
     def read(self, name: str) -> bytes:
         """The whole file."""
         try:
             if self.remote:
                 return retry(lambda: self._fs.cat_file(self._path(name)))
             return Path(self._path(name)).read_bytes()
-        except FileNotFoundError:
+        except FileNotFoundError as error:
+            if "bucket does not exist" in str(error):
+                raise self._no_bucket() from error
             raise FileNotFoundError(f"{self.locate(name)}: no such file") from None
         except Exception as error:
             raise self._failed("reading", name, error) from error

@@ -6,10 +6,9 @@ fetched ahead of their use (`prefetch_bytes`). Lanes that are in the same block 
 
 import heapq
 import math
-import time
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Protocol
 
@@ -19,6 +18,7 @@ from shards.held_block import BlockSource, HeldBlock, SingleSample
 from shards.sample import Sample
 from shards.sample_place import SamplePlace
 from shards.storage import is_remote
+from shards.wait_clock import WaitClock
 from shards.watchdog import Patience, Watchdog
 
 # For all processes of a machine together.
@@ -113,7 +113,7 @@ class SampleStream:
         self.plan = plan
         self.stats = FetchStats(fetch_threads)
         self._prefetch_bytes, self._head_start, self._cache = prefetch_bytes, head_start, cache
-        self._watchdog = Watchdog(patience or Patience())
+        self._watchdog, self._waits = Watchdog(patience or Patience()), WaitClock()
         self._threads = FetchThreads(self.stats)
         self._visits = iter(plan.visits())
         self._upcoming = next(self._visits, None)
@@ -130,6 +130,10 @@ class SampleStream:
     def close(self) -> None:
         """Stop fetching, within a second: reads that hang are left behind."""
         self._threads.close()
+
+    def stats_now(self) -> FetchStats:
+        """A copy of `stats` as it stands now, with a wait that has not ended yet."""
+        return replace(self.stats, waited=self._waits.seconds)
 
     def under_way(self) -> list[UnderWay]:
         """What every fetching thread at work is doing, the longest first."""
@@ -151,9 +155,9 @@ class SampleStream:
                 stay = self._enter(block, position)
             held = stay.held
             if not held.is_whole:
-                begin = time.perf_counter()
-                held.wait(slot)
-                self.stats.waited += time.perf_counter() - begin
+                with self._waits.running():
+                    held.wait(slot)
+                self.stats.waited = self._waits.seconds
             yield RawSample(position, epoch, block, slot, held)
 
     def _enter(self, block: int, position: int) -> _Stay:
@@ -172,8 +176,10 @@ class SampleStream:
     def _fetch_ahead(self, position: int) -> None:
         """Start every fetch that the limit allows, and at least those that `position` needs."""
         stats = self.stats
-        # From one use of a block to the next there may be two epochs: as far ahead, a data set that the limit
-        # has room for stays in memory whole, and there is nothing to look for beyond.
+        # From one use of a block to the next there may be two epochs of its data set. One that is read alone
+        # stays in memory whole where the limit has room for it, and there is nothing to look for beyond. In a
+        # mixture, blocks of a data set of small weight come round later than that: they are let go in between
+        # and fetched again, and the room is left to what is needed sooner.
         horizon = position + 2 * len(self.dataset)
         while self._upcoming and self._upcoming[1] <= horizon:
             block, first, last = self._upcoming
@@ -228,7 +234,10 @@ class SampleStream:
         if self._cache is None or key is None:
             return self.dataset.read_block(block)
         if again:
+            data = self.dataset.read_block(block)  # first: another process may put the damaged one back
             self._cache.remove(key)
+            self._cache.put(key, data)
+            return data
         length = int(self.dataset.blocks.length[block])
         return self._cache.get_or_read(key, length, lambda: self.dataset.read_block(block))
 
@@ -244,9 +253,9 @@ class SampleStream:
         """Have the first samples read on their own, where that is much less to read than their blocks and
         those are not at hand.
         """
-        wanted: dict[int, list[int]] = {}
+        wanted: dict[int, dict[int, None]] = {}  # slots by block, each once, in order of first use
         for _, _, block, slot in islice(self.plan.places(), self._head_start):
-            wanted.setdefault(block, []).append(slot)
+            wanted.setdefault(block, {})[slot] = None
         blocks = self.dataset.blocks
         for block, slots in wanted.items():
             if self._cache is not None and self._cache_key(block) in self._cache:

@@ -16,8 +16,7 @@ class WorkerShare:
     """The part of a rank's plan that one worker reads.
 
     batch: positions from one batch of the rank to the next. step: positions from one use of a block to the
-    next within a visit. origin: the position that batches are counted from. start, stop: positions to read
-    from and up to.
+    next within a visit. origin: the position that batches are counted from.
     """
 
     plan: Plan
@@ -26,8 +25,6 @@ class WorkerShare:
     batch: int
     step: int
     origin: int
-    start: int
-    stop: int
 
     def _owns(self, position: int) -> bool:
         return (position - self.origin) // self.batch % self.workers == self.worker
@@ -35,22 +32,18 @@ class WorkerShare:
     def places(self) -> Iterator[tuple[int, int, int, int]]:
         """(position, epoch, block, slot) of each sample, in order."""
         for place in self.plan.places():
-            if place[0] >= self.stop:
-                return
-            if place[0] >= self.start and self._owns(place[0]):
+            if self._owns(place[0]):
                 yield place
 
     def visits(self) -> Iterator[tuple[int, int, int]]:
         """(block, first position, last position), in order of first use."""
         waiting: list[tuple[int, int, int]] = []  # heap of (first own position, last own position, block)
         for block, first, last in self.plan.visits():
-            if first >= self.stop:
-                break
             while waiting and waiting[0][0] < first:
                 yield _as_visit(heapq.heappop(waiting))
-            while first <= last and not (first >= self.start and self._owns(first)):
+            while first <= last and not self._owns(first):
                 first += self.step
-            while first <= last and not (last < self.stop and self._owns(last)):
+            while first <= last and not self._owns(last):
                 last -= self.step
             if first <= last:
                 heapq.heappush(waiting, (first, last, block))

@@ -10,14 +10,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-import fsspec
 from braceexpand import braceexpand
 
 from pipeline.wording import counted
 from shards import DataError, Folder, UsageError
+from shards.file_system import open_file_system
 from shards.retry import retry
 from shards.storage import is_remote
-from shards.upload import s3_options
 
 _COMPRESSED_NAME = re.compile(r"\.(tgz|tbz2?|txz|tar\.[a-z0-9]+)$", re.IGNORECASE)
 _WILDCARDS = re.compile(r"[*?\[]")
@@ -137,11 +136,7 @@ def _remote_glob(files: Any, path: str) -> list[str]:
 
 
 def _file_system(address: str) -> tuple[Any, str]:
-    try:
-        options = s3_options() if address.startswith(("s3://", "s3a://")) else {}
-        files, path = fsspec.core.url_to_fs(address, **options)
-    except (ImportError, ValueError) as error:
-        raise UsageError(f"{address}: this kind of address is not available: {error}") from error
+    files, path = open_file_system(address)
     files.invalidate_cache()  # what lies there may have changed since this process last asked
     return files, path
 
@@ -158,7 +153,8 @@ def _look_at(address: str) -> ShardFile | None:
         return None
     except Exception as error:
         raise DataError(
-            f"{address}: looking for the shard failed: {error or type(error).__name__}"
+            f"{address}: looking for the shard failed: {str(error) or type(error).__name__}; run the same "
+            "command again when the storage answers"
         ) from error
     if entry["type"] != "file":
         return None

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Sequence
 from contextlib import suppress
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -65,7 +66,8 @@ class SampleMaker:
         }
         there: set[str] = set()
         looked = 0
-        for raw in growing.samples[:_BLOCKS_LOOKED_AT] if missing else ():
+        by_block = {raw.block: raw for raw in growing.samples} if missing else {}
+        for raw in islice(by_block.values(), _BLOCKS_LOOKED_AT):
             for slot in range(int(raw.dataset.blocks.samples[raw.block])):
                 with suppress(DamagedSample):
                     there.update(raw.read(slot).columns)

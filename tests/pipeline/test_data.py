@@ -59,8 +59,8 @@ def test_without_weights_data_sets_are_mixed_by_size(addresses):
     ("weights", "message"),
     [
         (("=0.7", ""), "a=0.7 has a weight and .*b has none"),
-        (("=0.7", "=0"), "a weight of 0: it must be above 0"),
-        (("=0.7", "=-3"), "a weight of -3"),
+        (("=0.7", "=0"), "b=0: a weight must be above 0"),
+        (("=0.7", "=-3"), "b=-3: a weight must be above 0"),
         (("=1", "=99"), "--lanes 50 or more"),
     ],
 )

@@ -4,6 +4,7 @@ import io
 import os
 import threading
 import time
+from concurrent.futures import CancelledError
 
 import numpy as np
 import pytest
@@ -299,3 +300,55 @@ def test_no_file_is_left_open_when_the_loader_is_closed(dataset):
         with load(dataset, stop=None) as loader:
             next(iter(loader))
     assert len(os.listdir("/proc/self/fd")) == files
+
+
+def test_an_iteration_goes_on_after_close_with_an_error_and_no_batch(dataset):
+    loader = load(dataset, stop=96)
+    batches = iter(loader)
+    next(batches)
+    loader.close()
+    with pytest.raises(CancelledError, match="the loader was closed"):
+        next(batches)
+    with pytest.raises(CancelledError):
+        next(iter(loader))
+
+
+def test_an_iteration_closed_by_another_thread_never_looks_complete_and_hands_out_only_whole_batches(dataset):
+    whole: list[bool] = []
+    for trial in range(30):
+        loader = load(dataset, stop=None)
+        closer = threading.Timer(0.001 * trial, loader.close)
+        closer.start()
+        begin = time.monotonic()
+        with pytest.raises(CancelledError, match="the loader was closed"):
+            whole.extend(all(batch.keys) for batch in loader)
+        assert time.monotonic() - begin < 5
+        closer.join()
+    assert whole
+    assert all(whole)
+
+
+def test_close_ends_the_wait_for_a_batch_that_never_comes(dataset):
+    release = threading.Event()
+    loader = raw_loader(dataset, Misbehaves(lambda: release.wait(30)))
+    closer = threading.Timer(0.3, loader.close)
+    closer.start()
+    begin = time.monotonic()
+    try:
+        with pytest.raises(CancelledError):
+            list(loader)
+        assert time.monotonic() - begin < 2
+    finally:
+        release.set()
+        closer.join()
+
+
+def test_a_stream_that_is_closed_under_the_loader_does_not_look_like_its_end(dataset):
+    plan = Mixture([dataset], [12]).plan(stop=96)
+    stream = SampleStream(dataset, plan)
+    stream.close()
+    with (
+        Loader(stream, batch_size=24, images=Misbehaves(lambda: None), text=None, workers=2) as loader,
+        pytest.raises(CancelledError),
+    ):
+        list(loader)

@@ -9,10 +9,12 @@ import subprocess
 import sys
 import time
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
 from shards import UsageError
+from shards.cache_space import CacheSpace
 from shards.disk_cache import DiskCache
 
 BLOCK = 10_000
@@ -212,6 +214,57 @@ def test_a_disk_that_takes_no_more_is_said_once_and_reading_goes_on(tmp_path, ca
         assert capfd.readouterr().err == f"{tmp_path}: no more blocks are cached: [Errno 27] File too large\n"
         assert held(cache, ["a/1", "a/2", "a/3"]) == ["a/1"]
         assert len(files(tmp_path)) == 1
+
+
+def test_a_block_larger_than_the_whole_cache_is_said_once(tmp_path, capfd):
+    with DiskCache(tmp_path, 8_000) as cache:
+        for key in ("a/1", "a/2"):
+            assert cache.get_or_read(key, BLOCK, lambda key=key: block(key)) == block(key)
+    why = "a block of 10,000 bytes is larger than the whole cache may be"
+    assert capfd.readouterr().err == f"{tmp_path}: no more blocks are cached: {why}\n"
+    assert files(tmp_path) == []
+
+
+def test_a_new_file_is_locked_until_it_is_removed(tmp_path, monkeypatch):
+    space = CacheSpace(tmp_path, 10**6)
+    (tmp_path / "a").mkdir()
+    descriptor = space.create(tmp_path / "a" / "1", BLOCK)
+    was_locked = []
+    unlink = Path.unlink
+
+    def look_and_unlink(path: Path, missing_ok: bool = False) -> None:
+        with open(path) as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                was_locked.append(False)
+            except BlockingIOError:
+                was_locked.append(True)
+        unlink(path, missing_ok)
+
+    monkeypatch.setattr(Path, "unlink", look_and_unlink)
+    space.discard(tmp_path / "a" / "1", descriptor)
+    assert was_locked == [True]
+    assert files(tmp_path) == []
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(descriptor)
+    space.close()
+
+
+def test_a_file_that_cannot_get_its_name_is_let_go_and_made_again(tmp_path, monkeypatch, capfd):
+    def refuse(*names: object) -> None:
+        raise OSError("no such luck")
+
+    with DiskCache(tmp_path, 4096 + ON_DISK) as cache:
+        cache.get("a/1", BLOCK)
+        descriptors = os.listdir("/proc/self/fd")
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "rename", refuse)
+            cache.put("a/1", block("a/1"))
+        assert os.listdir("/proc/self/fd") == descriptors
+        assert "no more blocks are cached: no such luck" in capfd.readouterr().err
+        with DiskCache(tmp_path, 4096 + ON_DISK) as other:  # there is room for one
+            other.put("a/1", block("a/1"))
+            assert held(other, ["a/1"]) == ["a/1"]
 
 
 def test_a_folder_that_cannot_be_one_is_refused(tmp_path):

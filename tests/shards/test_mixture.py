@@ -5,7 +5,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shards import Dataset, Folder, Manifest, Mixture, Order, ShardRecord, TrainingPlan, UsageError
+from shards import (
+    Dataset,
+    Folder,
+    Manifest,
+    Mixture,
+    Order,
+    ShardRecord,
+    TrainingPlan,
+    UsageError,
+    open_dataset,
+)
 from shards.lane_shares import share_lanes, spread_lanes
 
 
@@ -186,3 +196,16 @@ def test_the_same_data_set_twice_is_refused():
     twin = make_dataset("a", [10])
     with pytest.raises(UsageError, match="are the same data set: give it once"):
         Mixture([twin, make_dataset("b", [10]), twin], [1, 1, 1])
+
+
+def test_data_sets_that_have_samples_in_common_are_refused(sample_shards):
+    source = open_dataset(str(sample_shards / "train"))
+    early = np.arange(len(source)) < 40
+    views = [source.keeping(early), source.keeping(~early)]
+    assert len(Mixture(views, [1, 1])) == len(source)
+    overlapping = source.keeping(np.arange(len(source)) >= 39)
+    for others in ([source, views[0]], [views[1], source], [views[0], overlapping]):
+        with pytest.raises(
+            UsageError, match=r"train and .*train have samples in common .*leave one out.*select"
+        ):
+            Mixture(others, [1, 1])

@@ -1,6 +1,5 @@
 """The exact order as a stage of the webdataset package."""
 
-import math
 import subprocess
 import sys
 from itertools import islice
@@ -115,10 +114,9 @@ def test_a_workers_visits_are_exactly_what_its_samples_need(dataset, batch, work
     mixture = Mixture([dataset], [12], 0)
     covered = []
     for worker in range(workers):
-        plan = mixture.plan(rank, world_size, start)
         stop = start + batch * world_size * 30
-        step = math.lcm(12, world_size)
-        share = WorkerShare(plan, worker, workers, batch * world_size, step, start, start, stop)
+        plan = mixture.plan(rank, world_size, start, stop)
+        share = WorkerShare(plan, worker, workers, batch * world_size, plan.step, start)
         places, visits = list(share.places()), list(share.visits())
         assert [first for _, first, _ in visits] == sorted(first for _, first, _ in visits)
         positions = {position: block for position, _, block, _ in places}
@@ -131,10 +129,10 @@ def test_a_workers_visits_are_exactly_what_its_samples_need(dataset, batch, work
 
 @pytest.mark.parametrize(("workers", "disjoint"), [(2, True), (3, True), (4, False)])
 def test_workers_read_no_block_in_common_where_their_batches_divide_the_lanes(workers, disjoint):
-    plan = TrainingPlan(Order(np.full(400, 16), lanes=48), rank=1, world_size=2)  # 24 lanes of this rank
-    shares = [WorkerShare(plan, worker, workers, 8, 48, 0, 0, 6400) for worker in range(workers)]
+    plan = TrainingPlan(Order(np.full(400, 16), lanes=48), 1, 2, stop=6400)  # 24 lanes of this rank
+    shares = [WorkerShare(plan, worker, workers, 8, plan.step, 0) for worker in range(workers)]
     read = sum(len(list(share.visits())) for share in shares)
-    alone = sum(first < 6400 for _, first, _ in islice(plan.visits(), 400 + 48))
+    alone = len(list(plan.visits()))
     assert (read == alone) == disjoint
     assert read <= workers * alone
 
@@ -151,6 +149,23 @@ def test_workers_read_no_block_in_common_where_their_batches_divide_the_lanes(wo
 def test_what_cannot_be_is_refused(dataset, options, message):
     with pytest.raises(UsageError, match=message):
         ShardSamples(dataset, **options)
+
+
+@pytest.mark.parametrize("shuffle", [True, False])
+def test_a_view_without_samples_is_refused_by_name(dataset, shuffle):
+    empty = dataset.keeping(np.zeros(len(dataset), bool))
+    with pytest.raises(UsageError, match=r"/train: this data set has no samples"):
+        ShardSamples(empty, shuffle=shuffle)
+
+
+def test_a_tiny_data_set_plans_no_more_of_its_epochs_than_it_reads(dataset, monkeypatch):
+    planned, at = [], Order.at
+    monkeypatch.setattr(
+        Order, "at", lambda order, positions: planned.append(len(positions)) or at(order, positions)
+    )
+    tiny = dataset.keeping(np.arange(len(dataset)) == 7)
+    assert len(list(ShardSamples(tiny, batch_size=4))) == 4
+    assert max(planned) == 4
 
 
 def test_a_damaged_shard_is_named(dataset, tmp_path):

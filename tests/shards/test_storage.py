@@ -13,7 +13,7 @@ import pytest
 import s3fs
 from botocore.exceptions import BotoCoreError
 
-from shards import DataError, Folder
+from shards import DataError, Folder, UsageError
 from shards.retry import TRIES, is_transient
 from shards.upload import PART_BYTES, s3_options
 from tests import fault_proxy
@@ -199,6 +199,8 @@ def test_a_missing_bucket_is_said_at_once(s3):
     begin = time.monotonic()
     with pytest.raises(DataError, match=r"s3://nosuchbucket/set/a: writing failed: .*bucket does not exist"):
         folder.write("a", b"1")
+    with pytest.raises(UsageError, match=r"s3://nosuchbucket/set: there is no such bucket at http://127"):
+        folder.read("a")
     assert time.monotonic() - begin < 2
 
 

@@ -161,3 +161,27 @@ def test_a_missing_shard_ends_the_stream_where_it_is_needed_with_place_and_remed
             DataError, match=r"d-000001\.tar: the manifest lists this shard, but it is not there"
         ):
             next(raws)
+
+
+class OneSample:
+    """A plan that reads one sample again and again."""
+
+    def places(self):
+        return ((position, position, 2, 5) for position in range(3))
+
+    def visits(self):
+        return iter([(2, 0, 2)])
+
+    def substitutes(self, epoch, block, slot):
+        return []
+
+
+def test_a_sample_that_comes_again_in_the_head_start_is_read_on_its_own_once(address):
+    dataset = open_dataset(address)
+    number = int(dataset.blocks.first_sample[2]) + 5
+    with SampleStream(dataset, OneSample(), fetch_threads=1) as stream:
+        assert [raw.read().key for raw in stream] == [f"{number:09d}"] * 3
+        for block in stream._threads._threads:  # until all that is queued has been read
+            while stream.queued or stream.under_way():
+                block.join(0.01)
+        assert stream.stats.bytes == dataset.place(number).length + int(dataset.blocks.length[2])

@@ -178,7 +178,7 @@ def test_what_is_under_way_can_be_seen(address):
                 "d-000000.tar",
                 "d-000001.tar",
             ]
-            assert stream.queued == SHARDS - 2
+            wait_for(lambda: stream.queued == SHARDS - 2)
         consumer.join(5)
         assert not consumer.is_alive()
 
@@ -221,3 +221,27 @@ def test_what_is_cached_is_not_asked_for_again_and_a_damaged_block_is_replaced_t
             assert sum(reads_block(line) for line, _ in proxy.met) == SHARDS + 1
         with faulty_s3(lambda _, line: HANG if ".tar" in line else None):
             assert keys(cache) == [f"{n:09d}" for n in range(SHARDS * SHARD_SAMPLES)]
+
+
+class SharedCache(DiskCache):
+    """A cache in which another process puts a damaged block back as soon as it is removed."""
+
+    damaged = memoryview(b"")
+
+    def remove(self, key: str) -> None:
+        super().remove(key)
+        super().put(key, self.damaged)
+
+
+def test_a_second_copy_comes_from_storage_whatever_others_put_in_the_cache(address, tmp_path):
+    dataset = open_dataset(address)
+    with SharedCache(tmp_path, 10**9) as cache:
+        stream = SampleStream(dataset, EvaluationPlan(dataset.blocks.samples), cache=cache, head_start=0)
+        with stream:
+            wrong = bytearray(dataset.read_block(0))
+            wrong[len(wrong) // 2] ^= 1
+            cache.damaged = memoryview(bytes(wrong))
+            cache.put(stream._cache_key(0), cache.damaged)
+            keys = [raw.read().key for raw in stream]
+        assert keys == [f"{n:09d}" for n in range(SHARDS * SHARD_SAMPLES)]
+        assert stream.stats.refetched == 1

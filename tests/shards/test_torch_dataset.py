@@ -9,6 +9,7 @@ from torch.utils.data import DataLoader
 from torchdata.stateful_dataloader import Stateful, StatefulDataLoader
 
 from shards import ShardDataset, UsageError
+from shards.standing import SharedStanding, Standing
 from shards.storage import Folder
 
 BATCH = 24
@@ -189,6 +190,55 @@ def test_workers_go_on_after_the_main_process_read(make):
     assert list(dataset) == list(range(30))
     assert list(islice(dataset, 7)) == list(range(30, 37))
     assert positions(DataLoader(dataset, 1, num_workers=2)) == list(range(37, 60))
+
+
+@pytest.mark.parametrize("options", [{}, {"persistent_workers": True}])
+def test_leaving_workers_early_is_refused_until_told_where_to_go_on(make, options):
+    dataset = make(batch_size=4)
+    loader = DataLoader(dataset, 4, num_workers=2, **options)
+    assert [batch.tolist()[0] for batch in islice(loader, 3)] == [0, 4, 8]
+    with pytest.raises(UsageError, match=r"left early.* not known.* load_state_dict\(state_at"):
+        next(iter(loader))
+    dataset.load_state_dict(dataset.state_at(12))
+    assert positions(loader) == list(range(12, 228))
+    assert positions(loader)[:4] == list(range(228, 232))
+
+
+def test_leaving_workers_of_which_one_had_finished_is_refused(make):
+    """Four batches: worker 0 is asked for more than its two, and worker 1 is not."""
+    loader = DataLoader(make(batch_size=4, samples=16), 4, num_workers=2, prefetch_factor=2)
+    assert next(iter(loader)).tolist() == [0, 1, 2, 3]
+    with pytest.raises(UsageError, match="left early"):
+        list(loader)
+
+
+def test_a_worker_that_finished_while_another_had_not_begun_is_refused():
+    standing = SharedStanding(Standing(0, 0, 12))
+    reading = standing.begin(0, 2, new=True, placed=False)
+    standing.note(reading, Standing(12, 12, 24))
+    standing.begin(0, 2, new=False, placed=False)  # a pipeline that repeats itself in the worker
+    with pytest.raises(UsageError, match="left early"):
+        standing.begin(0, 2, new=True, placed=False)
+    standing.begin(1, 2, new=True, placed=False)
+
+
+def test_a_new_iteration_ends_an_older_one(make):
+    dataset = make(batch_size=1)
+    older, newer = iter(dataset), iter(dataset)
+    assert [next(older), next(older), next(newer)] == [0, 1, 2]
+    with pytest.raises(UsageError, match="this iteration is over"):
+        next(older)
+    assert next(newer) == 3
+
+
+def test_workers_end_an_iteration_of_the_process_that_made_them():
+    standing = SharedStanding(Standing(0, 0, 12))
+    reading = standing.begin(None, 0, new=True, placed=False)
+    standing.note(reading, Standing(0, 3, 12))
+    standing.begin(1, 2, new=True, placed=False)
+    assert standing.of(1) == Standing(3, 3, 12)
+    with pytest.raises(UsageError, match="this iteration is over"):
+        standing.note(reading, Standing(0, 4, 12))
 
 
 def test_leaving_an_iteration_leaves_no_thread(make):
