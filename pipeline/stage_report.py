@@ -39,7 +39,8 @@ class Snapshot:
         """The state before a loader did anything; to be asked for as soon as it is made, since it begins at
         once.
         """
-        return replace(Snapshot.take(loader), loader=LoaderStats(), fetch=FetchStats())
+        now = Snapshot.take(loader)
+        return replace(now, loader=LoaderStats(), fetch=FetchStats(now.fetch.threads))
 
     @staticmethod
     def take(loader: Loader) -> "Snapshot":
