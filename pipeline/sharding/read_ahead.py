@@ -1,5 +1,6 @@
-"""Reading ahead of use: while one image is decoded, the next are on their way."""
+"""Reading ahead of use where storage is slow: while one image is decoded, the next are on their way."""
 
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -14,15 +15,27 @@ Content = TypeVar("Content")
 # An object store answers slowly, but many at a time. A task reads a few places, since handing one to a thread
 # costs more than reading a file that is in memory.
 READERS, PLACES_A_TASK = 8, 4
+# Seconds a place up to which storage is quick: threads would then cost more than they save, half as much
+# again as all the work of packing an image unchecked. The first few are judged together.
+_QUICK, _FEW = 0.0005, 4
 
 
 def read_ahead(read: Callable[[Place], Content], places: Iterable[Place]) -> Iterator[Content]:
-    """What `read` finds at every place, in order; a few are read at a time and held in memory.
+    """What `read` finds at every place, in order. Where that turns out to take time, a few are read at once,
+    ahead of use, and held in memory.
 
     An error of `read` is raised before the contents of the few places that were read with it.
     """
-    waiting: deque[Future[list[Content]]] = deque()
     remaining = iter(places)
+    seconds = 0.0
+    for count, place in enumerate(remaining, 1):
+        begin = time.perf_counter()
+        content = read(place)
+        seconds += time.perf_counter() - begin
+        yield content
+        if seconds > max(count, _FEW) * _QUICK:
+            break
+    waiting: deque[Future[list[Content]]] = deque()
     with ThreadPoolExecutor(READERS) as threads:
         while some := list(islice(remaining, PLACES_A_TASK)):
             waiting.append(threads.submit(_read_some, read, some))

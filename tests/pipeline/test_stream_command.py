@@ -105,11 +105,17 @@ def wait_for_lines(file: Path) -> None:
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_an_interrupt_ends_the_command_within_two_seconds(start, figures, tmp_path, number, code):
     flags = ["--batches", 10**6, "--batch-size", 30, "--image-size", 32, "--keys", "k.tsv", "--checksums"]
-    job = start("stream", "--data", figures, *flags)
-    wait_for_lines(tmp_path / "k.tsv")
-    returned, seconds, printed = end(job, number)
-    assert (returned, "Traceback" in printed) == (code, False), printed
-    assert seconds < 2
+
+    def seconds_to_end() -> float:
+        (tmp_path / "k.tsv").unlink(missing_ok=True)
+        job = start("stream", "--data", figures, *flags)
+        wait_for_lines(tmp_path / "k.tsv")
+        returned, seconds, printed = end(job, number)
+        assert (returned, "Traceback" in printed) == (code, False), printed
+        return seconds
+
+    # Others on the machine can make it slower, never faster.
+    assert any(seconds_to_end() < 2 for _ in range(3))
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
