@@ -281,7 +281,8 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # ends what was started, too
     scratch = args.scratch.absolute()
     scratch.mkdir(parents=True, exist_ok=True)
-    tables = []
+    cores = len(os.sched_getaffinity(0))
+    print(f"{cores} cores, {args.rounds} rounds of {args.seconds:g} s each", flush=True)
     for setup in args.setups:
         bench = Bench(setup, scratch)
         resize = None if bench.source.name == "raw" else int(bench.source.name)
@@ -292,9 +293,7 @@ def main() -> None:
             if bench.takes(contender) and (not args.only or any(name in contender.name for name in args.only))
         ]
         with s3_server(scratch) if bench.on_s3 else nullcontext():
-            tables += compare(bench, contenders, args)
-    print(f"{len(os.sched_getaffinity(0))} cores, {args.rounds} rounds of {args.seconds:g} s each")
-    print("\n".join(tables))
+            print("\n".join(compare(bench, contenders, args)), flush=True)
 
 
 if __name__ == "__main__":

@@ -106,7 +106,8 @@ def s3_server(scratch: Path) -> Iterator[None]:
         deadline = time.monotonic() + 30
         while True:
             try:
-                s3fs.S3FileSystem(skip_instance_cache=True).mkdir(BUCKET)
+                s3fs.S3FileSystem.clear_instance_cache()  # an earlier server was at another port
+                s3fs.S3FileSystem().mkdir(BUCKET)
                 break
             except Exception:
                 if time.monotonic() > deadline or server.poll() is not None:
