@@ -49,6 +49,8 @@ def parse_sources(words: Sequence[str]) -> tuple[list[str], list[float] | None]:
     Only `=` and a number at the very end of a word are a weight; an address that ends so itself is written
     with a slash or a weight after it (`shards/part=1/`).
     """
+    if not words or not all(words):
+        raise UsageError("no data set is named: give a path or an address, or several")
     matches = [_WEIGHTED.fullmatch(word) for word in words]
     weighted = [match for match in matches if match]
     if not weighted:

@@ -14,12 +14,17 @@ _SECONDS_BETWEEN_LOOKS = LEAST_SECONDS
 
 
 class LiveLine:
-    """Follows a loader batch by batch; silent where `talks` is false."""
+    """Follows a loader batch by batch. talks: whether it tells how far it is; bad samples it names in any
+    case, after the `name` of this process among several.
+    """
 
-    def __init__(self, loader: Loader, batches: int, *, talks: bool) -> None:
-        self._loader, self._batches, self._talks = loader, batches, talks
+    def __init__(self, loader: Loader, batches: int, *, talks: bool, name: str = "") -> None:
+        self._loader, self._batches, self._talks, self._name = loader, batches, talks, name
         self._bar = tqdm(
-            total=batches, unit=" batches", disable=not talks or not sys.stderr.isatty(), dynamic_ncols=True
+            total=batches,
+            bar_format="{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}{postfix}]",
+            disable=not talks or not sys.stderr.isatty(),
+            dynamic_ncols=True,
         )
         self._every = SECONDS_BETWEEN_LINES if self._bar.disable else _SECONDS_BETWEEN_LOOKS
         self._before, self._done, self._told = Snapshot.take(loader), 0, 0
@@ -35,17 +40,17 @@ class LiveLine:
         """Count a batch."""
         self._done += 1
         self._bar.update()
-        if self._talks and time.perf_counter() - self._before.time >= self._every:
+        if time.perf_counter() - self._before.time >= self._every:
             now = Snapshot.take(self._loader)
             report, self._before = StageReport.between(self._before, now), now
             line = report.line("the consumer")
             self._bar.set_postfix_str(line)
             if self._bar.disable:
-                say(f"{self._done:,} of {self._batches:,} batches: {line}")
+                say(f"{self._done:,} of {self._batches:,} batches: {line}", main=self._talks)
             self.tell_bad_samples()
 
     def tell_bad_samples(self) -> None:
         """Name the samples that were substituted since it was last called."""
-        for reason in self._loader.bad_samples[self._told :] if self._talks else ():
-            self._bar.write(f"substituted: {reason}", file=sys.stderr)
+        for reason in self._loader.bad_samples[self._told :]:
+            self._bar.write(f"{self._name}substituted: {reason}", file=sys.stderr)
             self._told += 1

@@ -113,9 +113,9 @@ class StageReport:
         }
 
     def line(self, consumer: str) -> str:
-        """The report in one line, for a person who watches."""
+        """The report in one line, for a person who watches; a narrow terminal shows its beginning."""
         rate, mb_rate = self.loader.samples / self.seconds, self.fetch.bytes / 1e6 / self.seconds
-        return f"{rate:,.0f} samples/s, {mb_rate:,.1f} MB/s read, {self.verdict(consumer)}"
+        return f"{rate:,.0f} samples/s, {self.verdict(consumer)}; {mb_rate:,.1f} MB/s read"
 
     def table(self) -> str:
         """A line for each stage: rate, share of its threads' time in which it was busy, what is queued."""

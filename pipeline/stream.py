@@ -34,7 +34,7 @@ from pipeline.loading_flags import LoadingFlags
 from pipeline.run_log import say
 from pipeline.stage_report import Snapshot, StageReport
 from pipeline.topology import Topology, launched_as_group
-from shards import DEFAULT_LANES, Mixture, UsageError
+from shards import DEFAULT_LANES, DataError, Mixture, UsageError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,6 +66,8 @@ class StreamConfig(LoadingFlags):
         self.check_loading()
         if self.checksums and not self.keys:
             raise UsageError("--checksums adds a column to --keys FILE: give that too")
+        if self.keys:
+            local_path("--keys", self.keys)
 
 
 def stream(config: StreamConfig) -> None:
@@ -107,7 +109,8 @@ def _stream(config: StreamConfig, topology: Topology, together: bool) -> None:
             )
         )
         begin = Snapshot.start(loader)
-        with LiveLine(loader, batches, talks=talks) as line:
+        name = f"rank {topology.rank}: " if together else ""
+        with LiveLine(loader, batches, talks=talks, name=name) as line:
             first = 0.0
             for batch in loader:
                 first = first or time.perf_counter() - begin.time
@@ -152,8 +155,13 @@ def _counts_by_source(data: Mixture, start: int, stop: int) -> list[str]:
 
 def _open_keys(flag: str) -> TextIO:
     path = local_path("--keys", flag)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return open(path, "w", encoding="utf-8", errors="surrogateescape")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return open(path, "w", encoding="utf-8", errors="surrogateescape")
+    except OSError as error:
+        raise UsageError(
+            f"--keys {flag}: it cannot be written ({error.strerror}); give another file"
+        ) from error
 
 
 def _write_keys(batch: Batch, file: TextIO | None, *, checksums: bool, together: bool) -> None:
@@ -183,7 +191,12 @@ def _gather(lines: list[tuple[int, str]]) -> list[tuple[int, str]]:
     gathered: list[list[tuple[int, str]]] | None = (
         [[] for _ in range(dist.get_world_size())] if dist.get_rank() == 0 else None
     )
-    dist.gather_object(lines, gathered)
+    try:
+        dist.gather_object(lines, gathered)
+    except RuntimeError as error:
+        raise DataError(
+            "another process of this job has ended, and says why in a message of its own"
+        ) from error
     return [line for part in gathered or [] for line in part]
 
 

@@ -6,7 +6,7 @@ import ssl
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -27,13 +27,30 @@ _TRANSIENT_CODES = {
     "RequestTimeout",
     "XAmzContentSHA256Mismatch",
 }
+_NO_ANSWER = ("TimeoutException", "NetworkError", "RemoteProtocolError", "ProxyError")
 # What the libraries below fsspec raise where no whole answer came.
 _LIBRARY_ERRORS = {
     "aiohttp": ("ClientConnectionError", "ClientPayloadError"),
     "botocore.exceptions": ("ConnectionError", "HTTPClientError"),
     "botocore.parsers": ("ResponseParserError",),
+    "httpx": _NO_ANSWER,
+    "httpx2": _NO_ANSWER,
     "requests": ("ConnectionError", "Timeout"),
 }
+# What they raise where they have nothing to sign a request with.
+_CREDENTIAL_ERRORS = {
+    "botocore.exceptions": (
+        "CredentialRetrievalError",
+        "NoCredentialsError",
+        "PartialCredentialsError",
+        "SSOError",
+        "TokenRetrievalError",
+    ),
+}
+_REFUSED_STATUS = {401, 403}
+# Codes that S3 gives with status 400. The last is what a request for an object's size has in place of one,
+# whose answer has no text: S3 gives it that status where a token has expired.
+_REFUSED_CODES = {"ExpiredToken", "InvalidToken", "TokenRefreshRequired", "400"}
 _chance = random.SystemRandom()  # the program's own random numbers stay as they are
 
 Result = TypeVar("Result")
@@ -125,13 +142,30 @@ def _is_transient(error: BaseException) -> bool:
     status, code = _answer(error)
     if status is not None:
         return status in _TRANSIENT_STATUS or code in _TRANSIENT_CODES
-    library_errors = (
-        getattr(sys.modules[module], name)
-        for module, names in _LIBRARY_ERRORS.items()
-        if module in sys.modules  # an error of a library that was never imported cannot be
-        for name in names
+    return isinstance(
+        error, (ConnectionError, TimeoutError, socket.gaierror, *_known_errors(_LIBRARY_ERRORS))
     )
-    return isinstance(error, (ConnectionError, TimeoutError, socket.gaierror, *library_errors))
+
+
+def is_refusal(error: BaseException) -> bool:
+    """Whether a server refused who asks, or nobody could be named to it: credentials that are missing, wrong
+    or expired, or that do not allow this.
+    """
+    return any(_is_refusal(cause) for cause in _with_causes(error))
+
+
+def _is_refusal(error: BaseException) -> bool:
+    status, code = _answer(error)
+    if status in _REFUSED_STATUS or code in _REFUSED_CODES:
+        return True
+    return isinstance(error, (PermissionError, *_known_errors(_CREDENTIAL_ERRORS)))
+
+
+def _known_errors(names_by_module: Mapping[str, Sequence[str]]) -> Iterator[type[BaseException]]:
+    """The exceptions of these modules; one of a library that was never imported cannot have been raised."""
+    for module, names in names_by_module.items():
+        if module in sys.modules:
+            yield from (getattr(sys.modules[module], name) for name in names)
 
 
 def _with_causes(error: BaseException | None) -> Iterator[BaseException]:
@@ -147,8 +181,13 @@ def _answer(error: BaseException) -> tuple[int | None, str]:
         code = str(response.get("Error", {}).get("Code", ""))
         status = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
         return status, code
-    for name in ("status", "status_code", "code"):  # aiohttp, Azure, Google
-        status = getattr(error, name, None)
+    for source, name in (
+        (error, "status"),  # aiohttp
+        (error, "status_code"),  # Azure
+        (error, "code"),  # Google
+        (response, "status_code"),  # Hugging Face, as requests and httpx have it
+    ):
+        status = getattr(source, name, None)
         if isinstance(status, int):
             return status, ""
     return None, ""

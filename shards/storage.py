@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from shards.errors import DataError, UsageError
+from shards.failures import storage_failure
 from shards.file_system import open_file_system
 from shards.object_reads import ObjectReads
 from shards.ranged_reads import FoundRange, FsspecReads, LocalReads, RangedReads
-from shards.retry import StillFailing, retry
+from shards.retry import retry
 from shards.upload import S3Upload, StagedUpload, abort_uploads
 
 _S3 = ("s3://", "s3a://")
@@ -84,21 +85,23 @@ class Folder:
         return posixpath.join(self._root, name)
 
     def _failed(self, what: str, name: str, error: Exception) -> DataError:
-        message = f"{self.locate(name)}: {what} failed"
-        if isinstance(error, StillFailing):
-            kept = "what was finished is kept: " if what == "writing" else ""
-            remedy = f"{kept}run the same command again when the storage answers"
-            return DataError(f"{message} after {error.tries} tries: {error}; {remedy}")
-        if self.remote and isinstance(error, PermissionError):
-            return DataError(f"{message}: {error}; check the credentials in use and what they may do here")
-        return DataError(f"{message}: {str(error) or type(error).__name__}")
+        kept = "what was finished is kept: " if what == "writing" else ""
+        return storage_failure(self.locate(name), what, error, remote=self.remote, kept=kept)
 
-    def _no_bucket(self) -> UsageError:
-        server = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or "AWS"
-        return UsageError(
-            f"{self.address}: there is no such bucket at {server}; check its name, and AWS_ENDPOINT_URL if "
-            "it is on another server"
-        )
+    def _nowhere(self, said: str) -> UsageError | None:
+        """What to say of a file that is not there where not even its bucket or repository is."""
+        if "bucket does not exist" in said:
+            server = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or "AWS"
+            return UsageError(
+                f"{self.address}: there is no such bucket at {server}; check its name, and AWS_ENDPOINT_URL "
+                "if it is on another server"
+            )
+        if "(repository not found)" in said:
+            return UsageError(
+                f"{self.address}: there is no such repository at {self._fs.endpoint}; check its name, and "
+                "HF_TOKEN if it is private or gated"
+            )
+        return None
 
     def read(self, name: str) -> bytes:
         """The whole file."""
@@ -107,8 +110,8 @@ class Folder:
                 return retry(lambda: self._fs.cat_file(self._path(name)))
             return Path(self._path(name)).read_bytes()
         except FileNotFoundError as error:
-            if "bucket does not exist" in str(error):
-                raise self._no_bucket() from error
+            if nowhere := self._nowhere(str(error)):
+                raise nowhere from error
             raise FileNotFoundError(f"{self.locate(name)}: no such file") from None
         except Exception as error:
             raise self._failed("reading", name, error) from error

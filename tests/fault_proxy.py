@@ -29,6 +29,7 @@ UNAVAILABLE = "unavailable"  # 503 SlowDown; the server never hears of the reque
 THROTTLED = "throttled"  # 429 TooManyRequests, likewise
 ERROR = "error"  # 500 InternalError, likewise
 DENIED = "denied"  # 403 AccessDenied, likewise
+EXPIRED = "expired"  # 400 ExpiredToken, likewise
 GONE = "gone"  # 404 NoSuchUpload, likewise
 RESET_BEFORE = "reset before"  # the connection is reset; the server never hears of the request
 RESET_AFTER = "reset after"  # the server does the work, then the connection is reset instead of its answer
@@ -45,6 +46,7 @@ _REFUSALS = {
     THROTTLED: (429, "TooManyRequests", "Too many requests."),
     ERROR: (500, "InternalError", "We encountered an internal error. Please try again."),
     DENIED: (403, "AccessDenied", "Access Denied"),
+    EXPIRED: (400, "ExpiredToken", "The provided token has expired."),
     GONE: (404, "NoSuchUpload", "The specified upload does not exist."),
 }
 

@@ -138,14 +138,22 @@ def _check_same(out: Folder, files: Sequence[ShardFile], names: MemberNames) -> 
             f"{address} was made by {manifest.made_by.get('tool', 'something else')}: these shards have a "
             "manifest; choose another --out, or replace it with --overwrite"
         )
-    differences = [f"members {manifest.member_names} there, {names} here"] * (manifest.member_names != names)
-    differences += differing_shards(out, manifest, files)
+    differences = [*_differing_names(manifest.member_names, names), *differing_shards(out, manifest, files)]
     if differences:
         more = f" and {len(differences) - 3:,} more differences" if len(differences) > 3 else ""
         raise UsageError(
             f"{address} describes other data ({'; '.join(differences[:3])}{more}): choose another --out, or "
             "replace it with --overwrite"
         )
+
+
+def _differing_names(theirs: MemberNames, ours: MemberNames) -> Iterator[str]:
+    """What distinguishes the members that a manifest takes for images and captions from these."""
+    if theirs.image_extensions != ours.image_extensions:
+        there, here = (",".join(names.image_extensions) for names in (theirs, ours))
+        yield f"images are {there} there and {here} here"
+    if theirs.caption_place != ours.caption_place:
+        yield f"captions are in {theirs.caption_place} there and in {ours.caption_place} here"
 
 
 def differing_shards(out: Folder, manifest: Manifest, files: Sequence[ShardFile]) -> Iterator[str]:

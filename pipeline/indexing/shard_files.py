@@ -14,6 +14,7 @@ from braceexpand import braceexpand
 
 from pipeline.wording import counted
 from shards import DataError, Folder, UsageError
+from shards.failures import storage_failure
 from shards.file_system import open_file_system
 from shards.retry import retry
 from shards.storage import is_remote
@@ -21,7 +22,7 @@ from shards.storage import is_remote
 _COMPRESSED_NAME = re.compile(r"\.(tgz|tbz2?|txz|tar\.[a-z0-9]+)$", re.IGNORECASE)
 _WILDCARDS = re.compile(r"[*?\[]")
 # What storage calls the state of a file's content, the surest first.
-_VERSION_FIELDS = ("ETag", "etag", "generation", "LastModified", "mtime", "updated")
+_VERSION_FIELDS = ("ETag", "etag", "generation", "blob_id", "LastModified", "mtime", "updated")
 
 
 @dataclass(frozen=True)
@@ -97,11 +98,10 @@ def _resolve(address: str) -> list[str]:
     if is_remote(address):
         files, path = _file_system(address)
         if _WILDCARDS.search(path):
-            return _found(address, [files.unstrip_protocol(name) for name in _remote_glob(files, path)])
+            return _found(address, _remote_glob(address, files, path))
         if path.lower().endswith(".tar") or _COMPRESSED_NAME.search(path):
             return [address]
-        names = _remote_glob(files, f"{path.rstrip('/')}/*")
-        return _tars_of_folder(address, [files.unstrip_protocol(name) for name in names])
+        return _tars_of_folder(address, _remote_glob(address, files, f"{path.rstrip('/')}/*"))
     path = address.removeprefix("file://")
     if os.path.isdir(path):
         return _tars_of_folder(address, glob.glob(f"{glob.escape(path.rstrip('/'))}/*"))
@@ -130,9 +130,15 @@ def _tars_of_folder(folder: str, addresses: Iterable[str]) -> list[str]:
     return tars or compressed
 
 
-def _remote_glob(files: Any, path: str) -> list[str]:
-    names: list[str] = retry(lambda: files.glob(path))
-    return names
+def _remote_glob(address: str, files: Any, path: str) -> list[str]:
+    """The addresses that a pattern matches; `address`: for messages."""
+    try:
+        names: list[str] = retry(lambda: files.glob(path))
+    except FileNotFoundError:
+        return []
+    except Exception as error:
+        raise storage_failure(address, "looking for shards", error) from error
+    return [files.unstrip_protocol(name) for name in names]
 
 
 def _file_system(address: str) -> tuple[Any, str]:
@@ -152,10 +158,7 @@ def _look_at(address: str) -> ShardFile | None:
     except FileNotFoundError:
         return None
     except Exception as error:
-        raise DataError(
-            f"{address}: looking for the shard failed: {str(error) or type(error).__name__}; run the same "
-            "command again when the storage answers"
-        ) from error
+        raise storage_failure(address, "looking for the shard", error) from error
     if entry["type"] != "file":
         return None
     if entry.get("size") is None:

@@ -88,7 +88,7 @@ class SampleMaker:
         stats.stage = READING
         try:
             sample = raw.read(slot)
-            columns = sample.columns if self._columns or self._transform else _NO_COLUMNS
+            columns = self._columns_of(sample, raw) if self._columns or self._transform else _NO_COLUMNS
         except DamagedSample as error:
             raise _Bad(str(error)) from error
         finally:
@@ -103,6 +103,12 @@ class SampleMaker:
         finally:
             stats.decode += time.perf_counter() - parsed
         return sample, columns
+
+    def _columns_of(self, sample: Sample, raw: RawSample) -> dict[str, Any]:
+        try:
+            return sample.columns
+        except DamagedSample as error:
+            raise DamagedSample(f"{raw.dataset.shard_address(raw.block)}: {error}") from error
 
     def _change(self, raw: RawSample, example: Example, stats: ThreadStats) -> tuple[str, dict[str, Any]]:
         """What the user's transform makes of a sample: its caption and columns; the image stays in place."""

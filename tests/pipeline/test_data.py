@@ -49,6 +49,12 @@ def test_only_a_number_at_the_very_end_is_a_weight(words, addresses, weights):
     assert parse_sources(words) == (addresses, weights)
 
 
+@pytest.mark.parametrize("words", [[], [""], ["a", ""]])
+def test_no_data_set_at_all_is_refused(words):
+    with pytest.raises(UsageError, match="no data set is named"):
+        parse_sources(words)
+
+
 def test_without_weights_data_sets_are_mixed_by_size(addresses):
     assert open_both(addresses).lanes_of == (12, 4)
     assert open_both(addresses, ("=1", "=1")).lanes_of == (8, 8)

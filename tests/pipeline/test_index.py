@@ -4,6 +4,7 @@ import csv
 import gzip
 import io
 import json
+import re
 import signal
 import subprocess
 import tarfile
@@ -23,6 +24,7 @@ from pipeline.indexing.shard_files import find_shards
 from shards import DataError, MemberNames, UsageError, open_dataset
 from shards.tar import END_OF_ARCHIVE, pack_sample
 from shards.tar_scan import TarScan
+from tests import fault_proxy
 
 NAMES = MemberNames(("jpg", "png"), "txt")
 JSON_NAMES = MemberNames(("jpg", "png"), "json", "caption")
@@ -344,6 +346,15 @@ def test_shards_that_changed_since_are_told_and_overwrite_describes_them_anew(ru
     assert [key for key, *_ in contents(tmp_path / "tars")] == [*"abcdefghijklm", "z"]
 
 
+def test_other_members_than_those_described_are_told(run, put):
+    put("a.tar", good("a"))
+    assert run("index", "--shards", "tars", *ALONE).returncode == 0
+    done = run("index", "--shards", "tars", "--image-ext", "jpg,png", "--caption-lines", *ALONE)
+    assert done.returncode == 2
+    assert "images are jpg,jpeg,png,webp,gif,tif,tiff,bmp there and jpg,png here; " in done.stderr
+    assert "captions are in txt there and in txt, each line a caption here" in done.stderr
+
+
 def test_sharding_into_the_folder_never_removes_the_tars_of_others(run, put, small, tmp_path):
     put("tars-000000.tar", good("a"))
     assert run("index", "--shards", "tars", *ALONE).returncode == 0
@@ -385,6 +396,25 @@ def test_pattern_that_names_no_shards_is_refused(put, tmp_path, monkeypatch, pat
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UsageError, match=message):
         find_shards([pattern])
+
+
+@pytest.mark.parametrize("pattern", ["faults/*.tar", "faults", "faults/0.tar"])
+@pytest.mark.parametrize(
+    ("fault", "said"),
+    [
+        (fault_proxy.DENIED, "(Access Denied|Forbidden); check the credentials in use"),
+        (fault_proxy.EXPIRED, "(token has expired|Bad Request).*; check the credentials in use"),
+        (fault_proxy.UNAVAILABLE, "run the same command again when the storage answers"),
+    ],
+)
+def test_storage_that_refuses_or_fails_is_said_in_one_message(run, s3, monkeypatch, pattern, fault, said):
+    s3fs.S3FileSystem().pipe_file(f"{s3}/faults/0.tar", tar_bytes(good("a")))
+    monkeypatch.setattr("shards.retry.DELAYS", (0.001,) * 5)
+    with fault_proxy.faulty_s3(lambda number, line: fault):
+        done = run("index", "--shards", f"{s3}/{pattern}", *ALONE)
+    assert done.returncode == 1
+    error = done.stderr.splitlines()[-1]
+    assert re.fullmatch(rf"error: {s3}/{re.escape(pattern)}: looking for .* failed.*{said}.*", error)
 
 
 def test_no_pattern_at_all_is_refused(run):

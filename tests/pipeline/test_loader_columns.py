@@ -1,5 +1,6 @@
 """What reaches a batch beside pixels: columns, one caption of several, and what a user's transform made."""
 
+import json
 from collections import Counter
 
 import numpy as np
@@ -11,7 +12,7 @@ from pipeline.text import TextStage
 from pipeline.topology import Topology
 from pipeline.user_transform import UserTransform, load_transform
 from pmc_clip import get_tokenizer
-from shards import DataError, Mixture, UsageError, open_dataset
+from shards import DataError, Folder, Mixture, UsageError, open_dataset, write_manifest, write_shard
 from shards.hashing import Purpose, derive
 from tests.figures import write_figures
 
@@ -66,6 +67,27 @@ def test_columns_asked_for_are_in_the_batch_and_absent_values_are_none(dataset):
 def test_a_column_that_no_sample_has_is_refused_and_those_there_are_named(dataset):
     with pytest.raises(UsageError, match=r"--columns license: none of .* looked at .* licence, note, row"):
         collect(load(dataset, columns=("licence", "license")))
+
+
+def test_values_are_those_of_the_json_whatever_their_kind(tmp_path, dataset):
+    """Of a sample whose `.json` is none, another takes the place, and it is said where it lies."""
+    values = {"text": "é", "number": 1.5, "flag": False, "none": None, "nested": {"a": [1, {"b": None}]}}
+    members = dict(dataset.read_sample(0).members)
+
+    def samples():
+        for number in range(SAMPLES):
+            said = json.dumps({**values, "row": number}).encode() if number != 7 else b"{"
+            yield f"{number:06d}", {**members, "json": said}
+
+    folder = Folder(tmp_path)
+    write_manifest(folder, [write_shard(folder, "d-000000.tar", samples())], {})
+    loader = load(open_dataset(str(tmp_path)), columns=(*values, "row"))
+    for key, _, _, columns in collect(loader).values():
+        assert columns == {**values, "row": int(key)}
+        assert key != "000007"
+    assert [line.split(": ")[:2] for line in loader.bad_samples] == [
+        [f"{tmp_path}/d-000000.tar", "the .json of sample '000007' cannot be read"]
+    ]
 
 
 def test_of_several_captions_one_is_drawn_by_sample_and_epoch_on_any_topology(with_captions):

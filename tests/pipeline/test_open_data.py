@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import fsspec
 import pytest
 import s3fs
 
@@ -17,6 +18,7 @@ from pipeline.open_data import open_data
 from pipeline.topology import Topology
 from shards import DataError, Dataset, MemberNames, UsageError
 from shards.tar import END_OF_ARCHIVE, pack_sample
+from tests.hub_server import HubServer
 
 ALONE = Topology()
 
@@ -223,3 +225,11 @@ def test_damaged_tar_is_named_and_leaves_no_index(tars, cache):
         open_data(f"{tars}/{{00..02}}.tar", ALONE)
     (tars / "01.tar").write_bytes(whole)
     assert len(open_data(f"{tars}/{{00..02}}.tar", ALONE)) == 6
+
+
+def test_a_tar_on_the_hub_that_was_replaced_by_one_of_its_size_is_read_again(monkeypatch):
+    with HubServer("owner/tars", {"a.tar": tar_bytes("1a", "1b")}) as hub:
+        monkeypatch.setitem(fsspec.config.conf, "hf", {"endpoint": hub.endpoint})
+        assert keys(open_data("hf://datasets/owner/tars/*.tar", ALONE)) == ["1a", "1b"]
+        hub.files["a.tar"] = tar_bytes("1c", "1d")
+        assert keys(open_data("hf://datasets/owner/tars/*.tar", ALONE)) == ["1c", "1d"]

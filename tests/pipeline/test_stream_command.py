@@ -63,6 +63,9 @@ def test_a_transform_by_name_and_columns_reach_the_loader(run, figures, tmp_path
         (["--crop-scale", "0"], "--crop-scale 0.0: it must lie above 0"),
         (["--cache-size", "much"], "--cache-size much: write a number of bytes"),
         (["--checksums"], "--checksums adds a column to --keys"),
+        (["--keys", "s3://bucket/keys.tsv"], "--keys s3://bucket/keys.tsv: only a path on this machine"),
+        (["--keys", "."], "--keys .: it cannot be written (Is a directory)"),
+        (["--keys", "/dev/null/keys.tsv"], "--keys /dev/null/keys.tsv: it cannot be written ("),
     ],
 )
 def test_a_wrong_request_is_refused_in_one_message(run, figures, flags, words):
@@ -85,6 +88,16 @@ def test_bad_samples_are_named_counted_and_limited_as_the_flags_say(run, tmp_pat
     assert done.returncode == 1
     assert "cannot be decoded (" in done.stderr
     assert "--on-bad-sample substitute lets another" in done.stderr
+
+
+@pytest.mark.slow
+def test_of_several_processes_the_one_that_fails_says_why_and_the_others_no_more(run, tmp_path):
+    folder = write_figures(tmp_path / "d", SAMPLES, broken=[5])
+    flags = ["--data", folder, "--batch-size", 10, "--image-size", 32, "--on-bad-sample", "fail"]
+    done = run("stream", *flags, "--keys", "k.tsv", processes=2)
+    assert done.returncode != 0
+    assert len(re.findall(r"^rank \d: error: .* cannot be decoded", done.stderr, re.MULTILINE)) == 1
+    assert "gather_object" not in done.stderr  # of no traceback
 
 
 def end(job: "subprocess.Popen[str]", number: int) -> tuple[int, float, str]:

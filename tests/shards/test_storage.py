@@ -194,6 +194,27 @@ def test_refusals_are_said_at_once(remote):
             assert len(proxy.met) == asked + requests
 
 
+def test_credentials_that_expired_or_are_missing_are_told_as_such(remote, monkeypatch, tmp_path):
+    remedy = "; check the credentials in use and what they may do here$"
+    with faulty_s3(every_from(0, fault_proxy.EXPIRED)):
+        folder = Folder(remote.address)
+        for work in (
+            lambda: folder.read("a"),
+            lambda: folder.read_range("a", 0, 1),
+            lambda: folder.size("a"),
+            folder.names,
+        ):
+            with pytest.raises(DataError, match=f"failed: .*(token has expired.|Bad Request){remedy}"):
+                work()
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
+    with faulty_s3(), pytest.raises(DataError, match=f"Unable to locate credentials{remedy}"):
+        Folder(remote.address).read("a")
+
+
 def test_a_missing_bucket_is_said_at_once(s3):
     folder = Folder("s3://nosuchbucket/set")
     begin = time.monotonic()

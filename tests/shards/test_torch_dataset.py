@@ -1,5 +1,6 @@
 """The exact order as a PyTorch data set: any number of workers and ranks, and states to go on from."""
 
+import gc
 import pickle
 import threading
 from itertools import islice
@@ -192,8 +193,16 @@ def test_workers_go_on_after_the_main_process_read(make):
     assert positions(DataLoader(dataset, 1, num_workers=2)) == list(range(37, 60))
 
 
+@pytest.fixture
+def quick_shutdown(monkeypatch):
+    """A DataLoader whose workers raised waits for each of them as long as this when it is let go: 5 s."""
+    monkeypatch.setattr("torch.utils.data._utils.MP_STATUS_CHECK_INTERVAL", 0.5)
+    yield
+    gc.collect()
+
+
 @pytest.mark.parametrize("options", [{}, {"persistent_workers": True}])
-def test_leaving_workers_early_is_refused_until_told_where_to_go_on(make, options):
+def test_leaving_workers_early_is_refused_until_told_where_to_go_on(make, quick_shutdown, options):
     dataset = make(batch_size=4)
     loader = DataLoader(dataset, 4, num_workers=2, **options)
     assert [batch.tolist()[0] for batch in islice(loader, 3)] == [0, 4, 8]
@@ -204,7 +213,7 @@ def test_leaving_workers_early_is_refused_until_told_where_to_go_on(make, option
     assert positions(loader)[:4] == list(range(228, 232))
 
 
-def test_leaving_workers_of_which_one_had_finished_is_refused(make):
+def test_leaving_workers_of_which_one_had_finished_is_refused(make, quick_shutdown):
     """Four batches: worker 0 is asked for more than its two, and worker 1 is not."""
     loader = DataLoader(make(batch_size=4, samples=16), 4, num_workers=2, prefetch_factor=2)
     assert next(iter(loader)).tolist() == [0, 1, 2, 3]
