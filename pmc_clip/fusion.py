@@ -2,7 +2,8 @@
 
 Pre-norm residual attention blocks as in CLIP's text transformer (Radford et al. 2021), over the text tower's
 hidden states followed by two more positions, a learned marker and the image feature (PMC-CLIP, Lin et al.
-2023). Parameter names are those of the published checkpoints.
+2023). Parameter names are those of the published checkpoints. It has no positions of its own, so the order of
+its rows means nothing.
 """
 
 from collections import OrderedDict
@@ -11,9 +12,12 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from pmc_clip.attention import packed_attention
+from pmc_clip.text_layout import Spread
+
 
 class SelfAttention(nn.Module):
-    """Multi-head self-attention; its parameters are named and drawn as torch's MultiheadAttention's."""
+    """The parameters of multi-head self-attention, named and drawn as torch's MultiheadAttention's."""
 
     def __init__(self, width: int, heads: int):
         super().__init__()
@@ -24,13 +28,10 @@ class SelfAttention(nn.Module):
         nn.init.xavier_uniform_(self.in_proj_weight)
         nn.init.zeros_(self.out_proj.bias)
 
-    def forward(self, x: torch.Tensor, attend: torch.Tensor | None) -> torch.Tensor:
-        """[B, T, width] -> [B, T, width]; `attend` [B, 1, 1, T] bool: what may be looked at, None: all."""
-        batch, length, width = x.shape
+    def forward(self, x: torch.Tensor, spread: Spread) -> torch.Tensor:
+        """[P, width] -> [P, width], before `out_proj`."""
         projected = F.linear(x, self.in_proj_weight, self.in_proj_bias)
-        query, key, value = projected.view(batch, length, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
-        out = F.scaled_dot_product_attention(query, key, value, attn_mask=attend)
-        return self.out_proj(out.transpose(1, 2).reshape(batch, length, width))
+        return packed_attention(projected, spread, self.heads)
 
 
 class ResidualAttentionBlock(nn.Module):
@@ -51,9 +52,12 @@ class ResidualAttentionBlock(nn.Module):
         )
         self.ln_2 = nn.LayerNorm(width)
 
-    def forward(self, x: torch.Tensor, attend: torch.Tensor | None) -> torch.Tensor:
-        """[B, T, width] -> [B, T, width]."""
-        x = x + self.attn(self.ln_1(x), attend)
+    def forward(self, x: torch.Tensor, spread: Spread, rows: torch.Tensor | None = None) -> torch.Tensor:
+        """[P, width] -> [P, width], or [R, width] where only these `rows` [R] are asked for."""
+        attended = self.attn(self.ln_1(x), spread)
+        if rows is not None:
+            x, attended = x.index_select(0, rows), attended.index_select(0, rows)
+        x = x + self.attn.out_proj(attended)
         return x + self.mlp(self.ln_2(x))
 
 
@@ -64,8 +68,9 @@ class FusionTransformer(nn.Module):
         super().__init__()
         self.resblocks = nn.ModuleList(ResidualAttentionBlock(width, heads) for _ in range(layers))
 
-    def forward(self, x: torch.Tensor, attend: torch.Tensor | None = None) -> torch.Tensor:
-        """[B, T, width] -> [B, T, width]; `attend` [B, 1, 1, T] bool as in SelfAttention."""
-        for block in self.resblocks:
-            x = block(x, attend)
-        return x
+    def forward(self, x: torch.Tensor, spread: Spread, rows: torch.Tensor) -> torch.Tensor:
+        """[P, width] packed rows of all samples -> [R, width], what becomes of these `rows` [R]."""
+        *first, last = self.resblocks
+        for block in first:
+            x = block(x, spread)
+        return last(x, spread, rows)

@@ -19,23 +19,32 @@ def mask_tokens(
 
     tokens: [B, T] int64 on the CPU, not changed.
     uniforms: [B, T, 3] in [0, 1): which words (read at a word's first piece), what becomes of a chosen piece,
-        and which piece replaces it. All randomness is in here: equal input gives equal output anywhere.
+        and which piece replaces it. All randomness is in here: equal input gives equal output anywhere, and
+        what a place draws does not depend on how far its caption is padded.
     labels: the true id of each piece of a chosen word, else 0. [CLS], [SEP] and padding are never chosen.
     """
     ids, draws = np.asarray(tokens), np.asarray(uniforms)
-    text = ~tokenizer.is_special[ids]
-    follows_text = np.zeros_like(text)
-    follows_text[:, 1:] = text[:, :-1]
-    first = text & ~(tokenizer.continuation[ids] & follows_text)
-    columns = np.arange(ids.shape[1])
-    first_of_word = np.maximum.accumulate(
-        np.where(first, columns, 0), axis=1
-    )  # [B, T] column of the word's start
-    chosen = text & np.take_along_axis(draws[..., CHOOSE_WORD] < ratio, first_of_word, axis=1)
-
-    action = draws[..., CHOOSE_ACTION]
+    chosen = _pieces_of_chosen_words(ids, draws[..., CHOOSE_WORD], tokenizer, ratio)
+    true_ids = ids[chosen]
+    action, replacement = draws[chosen, CHOOSE_ACTION], draws[chosen, CHOOSE_REPLACEMENT]
     choices = tokenizer.ordinary_ids
     # A float32 just below 1 may round up to len(choices).
-    pick = np.minimum((draws[..., CHOOSE_REPLACEMENT] * len(choices)).astype(np.int64), len(choices) - 1)
-    changed = np.where(action < 0.8, tokenizer.mask_id, np.where(action < 0.9, choices[pick], ids))
-    return torch.from_numpy(np.where(chosen, changed, ids)), torch.from_numpy(np.where(chosen, ids, 0))
+    pick = np.minimum((replacement * len(choices)).astype(np.int64), len(choices) - 1)
+    masked, labels = ids.copy(), np.zeros_like(ids)
+    masked[chosen] = np.where(
+        action < 0.8, tokenizer.mask_id, np.where(action < 0.9, choices[pick], true_ids)
+    )
+    labels[chosen] = true_ids
+    return torch.from_numpy(masked), torch.from_numpy(labels)
+
+
+def _pieces_of_chosen_words(
+    ids: np.ndarray, draws: np.ndarray, tokenizer: Tokenizer, ratio: float
+) -> np.ndarray:
+    """[B, T] bool: the pieces of those words whose first piece drew less than `ratio`."""
+    text = ~tokenizer.is_special[ids]
+    starts_word = text.copy()  # also a piece that continues a word, where no text is before it
+    starts_word[:, 1:] &= ~(tokenizer.continuation[ids[:, 1:]] & text[:, :-1])
+    word_chosen = draws[starts_word] < ratio  # word by word, through all captions
+    word = np.cumsum(starts_word) - 1  # [B * T]: the last word that has begun, for text its own
+    return text & np.append(word_chosen, False)[word].reshape(ids.shape)

@@ -1,27 +1,25 @@
 """The PMC-CLIP model: image tower, text tower, and the fusion transformer that predicts masked words.
 
-    model = create_model("tiny")
+    model = PMCCLIP(config)                         # or by name: pmc_clip.create_model("tiny")
     output = model(images, tokens, mlm_labels)      # training: ModelOutput
     features = model.encode_image(images, normalize=True)
 
 From Lin et al. 2023, "PMC-CLIP: Contrastive Language-Image Pre-training using Biomedical Documents".
 """
 
-import math
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from pmc_clip.config import ModelConfig, load_model_config
+from pmc_clip.config import ModelConfig
 from pmc_clip.errors import ModelError
 from pmc_clip.fusion import FusionTransformer
-from pmc_clip.image_tower import ModifiedResNet
+from pmc_clip.image_tower import build_image_tower
+from pmc_clip.text_layout import Spread, TextLayout
 from pmc_clip.text_tower import build_text_tower
-
-PAD_ID = 0  # of the vocabulary; the label that means "not scored" is 0, too
+from pmc_clip.transforms import normalize as normalize_pixels
 
 
 class ModelOutput(NamedTuple):
@@ -33,6 +31,8 @@ class ModelOutput(NamedTuple):
     """[B, embed_dim], of length 1."""
     logit_scale: torch.Tensor
     """Scalar: what cosine similarities are multiplied by (exp of the learned parameter)."""
+    logit_bias: torch.Tensor | None
+    """Scalar: what is added to them; None in models without one."""
     mlm_loss: torch.Tensor | None
     """Scalar: mean cross entropy over labelled positions, 0 where there is none; None without labels."""
 
@@ -45,109 +45,153 @@ class PMCCLIP(nn.Module):
     and DistributedDataParallel has nothing to wait for.
     """
 
-    def __init__(self, config: ModelConfig, *, mlm: bool = True, pretrained_text: bool = True):
+    def __init__(
+        self,
+        config: ModelConfig,
+        *,
+        mlm: bool = True,
+        pretrained_text: bool = True,
+        pretrained_image: bool | None = None,
+    ):
         super().__init__()
         text = config.text_cfg
         self.config = config
         self.mlm = mlm
-        self.visual = ModifiedResNet(config.vision_cfg, config.embed_dim)
+        self.visual = build_image_tower(config.vision_cfg, config.embed_dim, pretrained_image)
         self.text_encoder = build_text_tower(text, pretrained_text)
         std = text.width**-0.5
         self.text_projection = nn.Parameter(torch.empty(text.width, config.embed_dim).normal_(std=std))
-        self.logit_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
+        self.logit_scale = nn.Parameter(torch.tensor(config.init_logit_scale))
+        if config.init_logit_bias is not None:
+            self.logit_bias = nn.Parameter(torch.tensor(config.init_logit_bias))
         if mlm:
             self.img_special_token = nn.Parameter(torch.zeros(1, 1, config.embed_dim))
             self.fusion_module = FusionTransformer(text.width, text.fusion_layers, text.heads)
             self.mlm_projection = nn.Parameter(torch.empty(text.width, text.vocab_size).normal_(std=std))
 
     def forward(
-        self, images: torch.Tensor, tokens: torch.Tensor, mlm_labels: torch.Tensor | None = None
+        self,
+        images: torch.Tensor,
+        tokens: torch.Tensor,
+        mlm_labels: torch.Tensor | None = None,
+        *,
+        layout: TextLayout | None = None,
+        features_only: bool = False,
     ) -> ModelOutput:
         """One pass for both losses.
 
-        images: [B, 3, S, S] float, normalised (`pmc_clip.normalize`).
+        images: [B, 3, S, S], uint8, or float and normalised (`pmc_clip.normalize`).
         tokens: [B, T] int64, masked where `mlm_labels` is given (`pmc_clip.mask_tokens`).
         mlm_labels: [B, T] int64, true ids where masked, 0 where not scored; None: no masked-token prediction.
+        layout: of the tokens and labels, made ahead; it stands for `mlm_labels`, which are not read then.
+        features_only: leave out the masked-token prediction, but draw the same dropout as with it. A pass
+            without labels does not: there the last text layer computes fewer states.
         """
+        layout = layout or self._layout(tokens, mlm_labels)
         image_features = self.encode_image(images, normalize=True)
-        hidden = self._hidden(tokens)
-        text_features = F.normalize(hidden[:, 0] @ self.text_projection, dim=-1)
-        mlm_loss = None
-        if mlm_labels is not None:
-            mlm_loss = self._masked_token_loss(self._fuse(tokens, hidden, image_features), mlm_labels)
-        return ModelOutput(image_features, text_features, self.logit_scale.exp(), mlm_loss)
+        spread = self._spread(tokens, layout)
+        starts = self._starts(tokens, layout)
+        if layout.labelled is None:
+            states, mlm_loss = self.text_encoder(tokens, spread, starts), None
+        else:
+            hidden = self.text_encoder(tokens, spread)
+            states = hidden.index_select(0, starts)
+            mlm_loss = None
+            if not features_only:
+                mlm_loss = self._masked_token_loss(hidden, image_features, spread, layout)
+        text_features = F.normalize(self._project(states), dim=-1)
+        bias = self.logit_bias if self.config.init_logit_bias is not None else None
+        return ModelOutput(image_features, text_features, self.logit_scale.exp(), bias, mlm_loss)
 
     def encode_image(self, images: torch.Tensor, normalize: bool = False) -> torch.Tensor:
-        """[B, 3, S, S] float, normalised -> [B, embed_dim]; of length 1 with `normalize`."""
-        size = self.config.vision_cfg.image_size
+        """[B, 3, S, S] -> [B, embed_dim]; of length 1 with `normalize`.
+
+        images: uint8, or float and normalised as the config says (`pmc_clip.normalize`).
+        """
+        vision = self.config.vision_cfg
+        size = vision.image_size
         if images.shape[1:] != (3, size, size):
             raise ModelError(
                 f"images are {list(images.shape)}, this model reads [B, 3, {size}, {size}]: resize them"
             )
+        if images.dtype == torch.uint8:
+            images = normalize_pixels(images, vision.mean, vision.std)
         features = self.visual(images)
         return F.normalize(features, dim=-1) if normalize else features
 
-    def encode_text(self, tokens: torch.Tensor, normalize: bool = False) -> torch.Tensor:
+    def encode_text(
+        self, tokens: torch.Tensor, normalize: bool = False, *, layout: TextLayout | None = None
+    ) -> torch.Tensor:
         """[B, T] int64 -> [B, embed_dim], from the state at [CLS]; of length 1 with `normalize`."""
-        features = self._hidden(tokens)[:, 0] @ self.text_projection
+        layout = layout or self._layout(tokens)
+        states = self.text_encoder(tokens, self._spread(tokens, layout), self._starts(tokens, layout))
+        features = self._project(states)
         return F.normalize(features, dim=-1) if normalize else features
 
     def fuse(self, tokens: torch.Tensor, image_features: torch.Tensor) -> torch.Tensor:
         """Hidden states of the tokens after they saw the image.
 
         [B, T] int64 and [B, embed_dim] (of any length) -> [B, T, width]; times `mlm_projection` they score
-        the vocabulary at each position.
+        the vocabulary at each position. Zero at padding, where the model keeps that out.
         """
-        return self._fuse(tokens, self._hidden(tokens), F.normalize(image_features, dim=-1))
+        layout = self._layout(tokens)
+        spread = self._spread(tokens, layout)
+        hidden = self.text_encoder(tokens, spread)
+        every = torch.arange(len(hidden), device=hidden.device)
+        return spread.spread(self._fuse(hidden, F.normalize(image_features, dim=-1), spread, every))
 
-    def _hidden(self, tokens: torch.Tensor) -> torch.Tensor:
-        """[B, T] int64 -> the text tower's last hidden states [B, T, width]."""
+    def _layout(self, tokens: torch.Tensor, labels: torch.Tensor | None = None) -> TextLayout:
+        return TextLayout.of(tokens, labels, mask_padding=self.config.text_cfg.mask_padding)
+
+    def _spread(self, tokens: torch.Tensor, layout: TextLayout) -> Spread:
+        """How the tokens that are read lie in the batch; ModelError where the batch is not this model's."""
         text = self.config.text_cfg
-        length = tokens.shape[-1]
-        if length != text.context_length and not (text.mask_padding and length < text.context_length):
+        batch, length = tokens.shape
+        # Compared in this order, a compiled graph holds for captions of any length.
+        if length > text.context_length or (not text.mask_padding and length < text.context_length):
             most = "at most " if text.mask_padding else ""
             raise ModelError(
                 f"tokens are {list(tokens.shape)}, this model reads {most}{text.context_length} per caption, "
                 "padding included: use its tokeniser's output"
             )
-        return self.text_encoder(input_ids=tokens, attention_mask=self._attend(tokens)).last_hidden_state
+        return Spread.of(batch, length, layout.kept)
 
-    def _attend(self, tokens: torch.Tensor) -> torch.Tensor | None:
-        """[B, T] bool, the positions that attention may look at; None: all, padding too."""
-        return tokens != PAD_ID if self.config.text_cfg.mask_padding else None
+    def _starts(self, tokens: torch.Tensor, layout: TextLayout) -> torch.Tensor:
+        """[B] int64: where each caption's [CLS] lies among the tokens that are read."""
+        first = torch.arange(0, tokens.numel(), tokens.shape[1], device=tokens.device)
+        return first if layout.kept is None else torch.searchsorted(layout.kept, first)
 
-    def _fuse(self, tokens: torch.Tensor, hidden: torch.Tensor, image_features: torch.Tensor) -> torch.Tensor:
+    def _project(self, states: torch.Tensor) -> torch.Tensor:
+        """[B, width] at [CLS] -> [B, embed_dim]."""
+        if self.config.text_cfg.pool == "pooler":
+            states = self.text_encoder.pool(states)
+        return states @ self.text_projection
+
+    def _fuse(
+        self, hidden: torch.Tensor, image_features: torch.Tensor, spread: Spread, rows: torch.Tensor
+    ) -> torch.Tensor:
+        """The fused states [R, width] at `rows` [R] of the packed hidden states [P, width]."""
         if not self.mlm:
             raise ModelError("a model built with mlm=False has no fusion transformer: build it with mlm=True")
-        batch, length, _ = hidden.shape
-        marker = self.img_special_token.to(hidden.dtype).expand(batch, -1, -1)
-        image = image_features.to(hidden.dtype)[:, None]
-        attend = self._attend(tokens)
-        if attend is not None:
-            attend = F.pad(attend, (0, 2), value=True)[:, None, None]
-        return self.fusion_module(torch.cat([hidden, marker, image], dim=1), attend)[:, :length]
+        batch, length = spread.batch, spread.length
+        marker = self.img_special_token[0].to(hidden.dtype).expand(batch, -1)
+        image = image_features.to(hidden.dtype)
+        # Each caption's row of the padded batch grows by two places, for the marker and the image.
+        if spread.places is None:
+            x = torch.cat([spread.spread(hidden), marker[:, None], image[:, None]], dim=1).flatten(0, 1)
+            return self.fusion_module(x, Spread.of(batch, length + 2, None), rows + 2 * (rows // length))
+        end = torch.arange(batch, device=hidden.device) * (length + 2) + length
+        places = torch.cat([spread.places + 2 * (spread.places // length), end, end + 1])
+        x = torch.cat([hidden, marker, image])
+        return self.fusion_module(x, Spread.of(batch, length + 2, places), rows)
 
-    def _masked_token_loss(self, fused: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    def _masked_token_loss(
+        self, hidden: torch.Tensor, image_features: torch.Tensor, spread: Spread, layout: TextLayout
+    ) -> torch.Tensor:
         """Mean cross entropy at the labelled positions; only these, a few in a hundred, are scored at all."""
-        labels = labels.flatten()
-        positions = labels.nonzero().squeeze(1)
-        labelled = fused.flatten(0, 1).index_select(0, positions)
-        scores = labelled @ self.mlm_projection  # [labelled, vocabulary]
-        total = F.cross_entropy(scores.float(), labels.index_select(0, positions), reduction="sum")
-        return total / max(1, len(positions))
-
-
-def create_model(
-    model: str | Path | ModelConfig,
-    *,
-    mlm: bool = True,
-    pretrained_text: bool = True,
-    device: torch.device | str = "cpu",
-) -> PMCCLIP:
-    """Build a model by name (`list_models()`), path to a JSON file, or config; drawn from torch's seed.
-
-    mlm: with masked-token prediction; see PMCCLIP.
-    pretrained_text: read the text tower's weights where the config names some (`bert_model_name`); False
-        draws them, which is enough before a checkpoint is loaded and needs no network.
-    """
-    return PMCCLIP(load_model_config(model), mlm=mlm, pretrained_text=pretrained_text).to(device)
+        assert layout.labelled is not None
+        assert layout.targets is not None
+        labelled = self._fuse(hidden, image_features, spread, layout.labelled)
+        scores = labelled @ self.mlm_projection  # [M, vocabulary]
+        total = F.cross_entropy(scores.float(), layout.targets, reduction="sum")
+        return total / max(1, len(layout.targets))

@@ -3,13 +3,15 @@
     tokenizer = get_tokenizer("tiny")
     tokens = tokenizer(["Axial CT of the chest.", "x-ray"])     # [2, 77] int64
 
-A row is [CLS], the caption's pieces, [SEP], and [PAD] to the end.
+A row is [CLS], the caption's pieces, [SEP], and [PAD]: up to context_length or, where the model keeps padding
+out (`mask_padding`), up to the batch's longest caption.
 """
 
 import hashlib
 import json
 import re
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -17,23 +19,31 @@ import tokenizers
 import torch
 from tokenizers import models, normalizers, pre_tokenizers, processors
 
+from pmc_clip.bert_names import read_under_any_name
 from pmc_clip.config import ModelConfig, load_model_config
 from pmc_clip.errors import ModelError
 
+PAD_MULTIPLE = 8  # the step in which lengths suit matrix units, and few enough lengths to compile for
 SPECIAL_PIECES = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 VOCAB_FOLDER = Path(__file__).parent / "vocab"
 _BRACKETED = re.compile(r"\[\w+\]")  # [PAD], [UNK], [unused12]: entries that no text is split into
 
 
 class Tokenizer:
-    """Captions to ids, padded or cut to `context_length`; without state, so that any thread may call it.
+    """Captions to ids, cut to `context_length` (the last token still is [SEP] then) and padded.
+
+    It has no state that changes, so any thread may call it.
 
     Text is only ever text: a caption that contains "[CLS]" or "[MASK]" gets the pieces of those letters,
     never the special token.
     """
 
-    def __init__(self, backend: tokenizers.Tokenizer, context_length: int):
+    def __init__(self, backend: tokenizers.Tokenizer, context_length: int, *, pad_to_longest: bool = False):
+        """`pad_to_longest`: pad to the batch's longest caption, rounded up to a multiple of 8 (at most
+        `context_length`), instead of to `context_length`.
+        """
         self.context_length = context_length
+        self.pad_to_longest = pad_to_longest
         vocabulary = backend.get_vocab()
         pieces = [""] * (max(vocabulary.values()) + 1)
         for piece, index in vocabulary.items():
@@ -67,14 +77,31 @@ class Tokenizer:
             single="[CLS] $A [SEP]", special_tokens=[("[CLS]", self.cls_id), ("[SEP]", self.sep_id)]
         )
         backend.enable_truncation(context_length)
-        backend.enable_padding(length=context_length, pad_id=self.pad_id, pad_token="[PAD]")
+        backend.no_padding()
         self._backend = backend
 
     def __call__(self, captions: str | Sequence[str]) -> torch.Tensor:
-        """One caption or several -> [B, context_length] int64."""
+        """One caption or several -> [B, T] int64; T is `context_length`, or less with `pad_to_longest`."""
         captions = [captions] if isinstance(captions, str) else list(captions)
         rows = [encoding.ids for encoding in self._backend.encode_batch_fast(captions)]
-        return torch.tensor(rows, dtype=torch.int64).view(len(rows), self.context_length)
+        lengths = np.fromiter(map(len, rows), np.int64, len(rows))
+        length = self._padded_length(int(lengths.max(initial=0)))
+        tokens = np.full((len(rows), length), self.pad_id, np.int64)
+        real = np.arange(length) < lengths[:, None]
+        tokens[real] = np.fromiter(chain.from_iterable(rows), np.int64)
+        return torch.from_numpy(tokens)
+
+    def _padded_length(self, longest: int) -> int:
+        """What a batch is padded to, whose longest caption has that many tokens."""
+        if not self.pad_to_longest:
+            return self.context_length
+        return min(self.context_length, max(1, -(-longest // PAD_MULTIPLE)) * PAD_MULTIPLE)
+
+    def to_json(self) -> str:
+        """The vocabulary and how text is split, as the content of a tokenizer.json."""
+        backend = tokenizers.Tokenizer.from_str(self._backend.to_str())
+        backend.no_truncation()
+        return backend.to_str(pretty=True)
 
     def fingerprint(self) -> str:
         """Hash of the vocabulary: two tokenisers with one fingerprint give token ids the same meaning."""
@@ -82,7 +109,7 @@ class Tokenizer:
 
 
 def get_tokenizer(model: str | Path | ModelConfig) -> Tokenizer:
-    """The tokeniser of a model, given by name, path to a JSON file, or config.
+    """The tokeniser of a model, given by name, path to a JSON file, or config (`model.config`).
 
     `text_cfg.tokenizer` names a vocabulary shipped in pmc_clip/vocab or a folder; without it, the vocabulary
     of `text_cfg.bert_model_name` is read through transformers.
@@ -96,7 +123,7 @@ def get_tokenizer(model: str | Path | ModelConfig) -> Tokenizer:
         raise ModelError(
             "text_cfg has neither tokenizer nor bert_model_name: give one, the vocabulary comes from it"
         )
-    tokenizer = Tokenizer(backend, text.context_length)
+    tokenizer = Tokenizer(backend, text.context_length, pad_to_longest=text.mask_padding)
     if tokenizer.vocab_size > text.vocab_size:
         raise ModelError(
             f"the vocabulary '{source}' has {tokenizer.vocab_size} entries and text_cfg.vocab_size is "
@@ -136,7 +163,7 @@ def _read_hub(name: str) -> tokenizers.Tokenizer:
     from transformers import AutoTokenizer
 
     try:
-        loaded = AutoTokenizer.from_pretrained(name, use_fast=True)
+        loaded = read_under_any_name(name, AutoTokenizer.from_pretrained)
     except (OSError, ValueError, RuntimeError) as error:
         raise ModelError(
             f"the vocabulary of '{name}' cannot be loaded: connect to the network once to cache it, or name "

@@ -1,5 +1,7 @@
-"""Images to model input: any Pillow mode to RGB, the published evaluation crop, normalisation."""
+"""Images to model input: any Pillow mode to RGB, the published crops, normalisation."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -73,9 +75,69 @@ def _resized_middle(image: Image.Image, size: int) -> Image.Image:
     return image.crop((left, top, left + size, top + size))
 
 
-def normalize(images: "torch.Tensor") -> "torch.Tensor":
-    """[B, 3, H, W] uint8 -> float32 on the same device, in the same memory format, by MEAN and STD."""
+def normalize(
+    images: "torch.Tensor", mean: Sequence[float] = MEAN, std: Sequence[float] = STD
+) -> "torch.Tensor":
+    """[B, 3, H, W] (or one of them) uint8 -> float32 on the same device, in the same memory format."""
     pixels = images.float()
-    mean = pixels.new_tensor(MEAN).view(3, 1, 1)
-    std = pixels.new_tensor(STD).view(3, 1, 1)
-    return pixels.div_(255).sub_(mean).div_(std)
+    return (
+        pixels.div_(255)
+        .sub_(pixels.new_tensor(mean).view(3, 1, 1))
+        .div_(pixels.new_tensor(std).view(3, 1, 1))
+    )
+
+
+@dataclass(frozen=True)
+class EvalTransform:
+    """A PIL image of any mode -> [3, size, size] float32: the middle of it, normalised.
+
+    To the bit the published pipeline's result for images of modes RGB and L; others become RGB first, as a
+    viewer shows them. It can be pickled, for the workers of a DataLoader.
+    """
+
+    size: int
+    """Side of the result, pixels."""
+    mean: tuple[float, float, float] = MEAN
+    """Channel means to normalise by, of values in [0, 1]."""
+    std: tuple[float, float, float] = STD
+    """Channel standard deviations to normalise by."""
+
+    def __call__(self, image: Image.Image) -> "torch.Tensor":
+        """The image -> [3, size, size] float32."""
+        return _normalized(center_crop(image, self.size), self.mean, self.std)
+
+
+@dataclass(frozen=True)
+class TrainTransform:
+    """A PIL image of any mode -> [3, size, size] float32: a random crop of it, normalised.
+
+    torchvision's RandomResizedCrop with bicubic resizing, drawn from torch's generator: as the published
+    pipeline's, to the bit, for images of modes RGB and L. It can be pickled, for the workers of a DataLoader.
+    """
+
+    size: int
+    """Side of the result, pixels."""
+    mean: tuple[float, float, float] = MEAN
+    """Channel means to normalise by, of values in [0, 1]."""
+    std: tuple[float, float, float] = STD
+    """Channel standard deviations to normalise by."""
+    crop_scale: float = 0.9
+    """The least share of the image's area that a crop takes."""
+
+    def __call__(self, image: Image.Image) -> "torch.Tensor":
+        """The image -> [3, size, size] float32."""
+        from torchvision.transforms import RandomResizedCrop
+
+        top, left, height, width = RandomResizedCrop.get_params(
+            image, scale=[self.crop_scale, 1.0], ratio=[3 / 4, 4 / 3]
+        )
+        crop = to_rgb(image).crop((left, top, left + width, top + height))
+        crop = crop.resize((self.size, self.size), Image.Resampling.BICUBIC)
+        return _normalized(np.array(crop), self.mean, self.std)
+
+
+def _normalized(pixels: np.ndarray, mean: Sequence[float], std: Sequence[float]) -> "torch.Tensor":
+    """[H, W, 3] uint8 -> [3, H, W] float32."""
+    import torch
+
+    return normalize(torch.from_numpy(pixels).permute(2, 0, 1).contiguous(), mean, std)

@@ -1,13 +1,14 @@
-"""A server with the layout of the Hugging Face hub, for one data set repository: metadata, redirects to the
-storage behind it, ranged reads; and the troubles that a download meets.
+"""A server with the layout of the Hugging Face hub, for one repository: metadata, redirects to the storage
+behind it, ranged reads; and the troubles that a download meets.
 """
 
 import hashlib
 import json
+import re
 import threading
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from urllib.parse import urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 PIECE = 1 << 20
@@ -19,20 +20,23 @@ class HubServer:
 
     repository: str
     files: dict[str, bytes]
-    refusal: tuple[int, str] | None = None  # status and the hub's error code, for every request
+    kind: str = "datasets"  # or "models"
+    refusal: tuple[int, str] | None = None  # status and the hub's error code…
+    refused: str = "/"  # … for every request whose path begins so
     unavailable: int = 0  # answers 503 to this many reads
     stalls_after: int | None = None  # bytes of a read after which nothing more comes
     cuts_after: int | None = None  # bytes of a read after which the connection closes, once
     damaged: bool = False
     claimed_size: int | None = None  # size of every file by the metadata
     sent: list[tuple[str, int, int]] = field(default_factory=list)
+    asked: list[str] = field(default_factory=list)  # path and query of every request
     released: threading.Event = field(default_factory=threading.Event)
 
     def __enter__(self) -> "HubServer":
         self._http = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"hub": self}))
         self._http.daemon_threads = True
         self.endpoint = f"http://127.0.0.1:{self._http.server_port}"
-        threading.Thread(target=self._http.serve_forever, daemon=True).start()
+        threading.Thread(target=self._http.serve_forever, args=(0.02,), daemon=True).start()
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -42,6 +46,22 @@ class HubServer:
 
     def bytes_sent(self, name: str) -> int:
         return sum(size for read, _, size in self.sent if read == name)
+
+    def listing(self, folder: str) -> list[dict[str, object]]:
+        """The files directly in a folder of the repository, and the folders in it."""
+        below = {name: name[len(folder) :].strip("/") for name in self.files if name.startswith(folder)}
+        entries: list[dict[str, object]] = [
+            {
+                "type": "file",
+                "path": name,
+                "oid": hashlib.sha1(self.files[name]).hexdigest(),
+                "size": len(self.files[name]),
+            }
+            for name, rest in below.items()
+            if "/" not in rest
+        ]
+        folders = {name[: -len(rest)] + rest.split("/")[0] for name, rest in below.items() if "/" in rest}
+        return entries + [{"type": "directory", "path": path, "oid": "0"} for path in sorted(folders)]
 
     def metadata(self) -> dict[str, object]:
         siblings = [
@@ -65,30 +85,50 @@ class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
     def do_GET(self) -> None:
-        path = urlsplit(self.path).path
-        repository = self.hub.repository
-        if self.hub.refusal:
+        self.hub.asked.append(self.path)
+        path = unquote(urlsplit(self.path).path)
+        repository, kind = self.hub.repository, self.hub.kind
+        prefix = "/datasets" if kind == "datasets" else ""
+        if self.hub.refusal and path.startswith(self.hub.refused):
             status, code = self.hub.refusal
             self._answer(status, b"", **{"X-Error-Code": code})
-        elif path in (f"/api/datasets/{repository}", f"/api/datasets/{repository}/revision/main"):
+        elif path in (f"/api/{kind}/{repository}", f"/api/{kind}/{repository}/revision/main"):
             self._answer(
                 200, json.dumps(self.hub.metadata()).encode(), **{"Content-Type": "application/json"}
             )
-        elif path.startswith(f"/datasets/{repository}/resolve/{COMMIT}/"):
-            self._redirect(path.rsplit("/", 1)[1])
+        elif path.startswith(f"/api/{kind}/{repository}/tree/main"):
+            self._list(path.removeprefix(f"/api/{kind}/{repository}/tree/main").strip("/"))
+        elif resolved := re.fullmatch(f"{prefix}/{repository}/resolve/(?:{COMMIT}|main)/(.+)", path):
+            self._redirect(resolved[1])
         elif path.startswith("/storage/"):
-            self._read(path.rsplit("/", 1)[1])
-        else:
+            self._read(path.removeprefix("/storage/"))
+        elif path.startswith(f"/api/{kind}/{repository}/revision/"):
+            self._answer(404, b"", **{"X-Error-Code": "RevisionNotFound"})
+        elif path.startswith(f"/api/{kind}/{repository}/"):
             self._answer(404, b"", **{"X-Error-Code": "EntryNotFound"})
+        else:
+            self._answer(404, b"", **{"X-Error-Code": "RepoNotFound"})
 
     do_HEAD = do_GET  # noqa: N815
 
+    def _list(self, folder: str) -> None:
+        entries = self.hub.listing(folder)
+        if not entries:
+            self._answer(404, b"", **{"X-Error-Code": "EntryNotFound"})
+            return
+        self._answer(200, json.dumps(entries).encode(), **{"Content-Type": "application/json"})
+
     def _redirect(self, name: str) -> None:
-        content = self.hub.files[name]
+        """The storage is another host than the hub, which is asked for what a file is."""
+        content = self.hub.files.get(name)
+        if content is None:
+            self._answer(404, b"", **{"X-Error-Code": "EntryNotFound"})
+            return
+        port = urlsplit(self.hub.endpoint).port
         self._answer(
             302,
             b"",
-            Location=f"/storage/{name}?signature=brief",
+            Location=f"http://localhost:{port}/storage/{quote(name)}?signature=brief",
             **{
                 "X-Repo-Commit": COMMIT,
                 "X-Linked-Size": str(len(content)),
@@ -105,15 +145,19 @@ class _Handler(BaseHTTPRequestHandler):
         if self.hub.damaged:
             content = content[:-1] + bytes([content[-1] ^ 1])
         asked = self.headers.get("Range")
-        first = int(asked.removeprefix("bytes=").split("-")[0]) if asked else 0
+        first, total = 0, len(content)
+        if asked:
+            begin, _, last = asked.removeprefix("bytes=").partition("-")
+            first, content = int(begin), content[: int(last) + 1] if last else content
         self.send_response(206 if asked else 200)
         if asked:
-            self.send_header("Content-Range", f"bytes {first}-{len(content) - 1}/{len(content)}")
+            self.send_header("Content-Range", f"bytes {first}-{len(content) - 1}/{total}")
         self.send_header("Accept-Ranges", "bytes")
         self.send_header("ETag", f'"{hashlib.sha256(content).hexdigest()}"')
         self.send_header("Content-Length", str(len(content) - first))
         self.end_headers()
-        self._send(name, content, first)
+        if self.command == "GET":
+            self._send(name, content, first)
 
     def _send(self, name: str, content: bytes, first: int) -> None:
         here = first

@@ -1,76 +1,26 @@
-"""The contrastive loss: the same on two processes as on one; equal samples are never negatives."""
-
-from pathlib import Path
+"""The losses of features in one process; tests/pmc_clip/test_losses_across_processes.py has more of them."""
 
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as multiprocessing
 import torch.nn.functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import pmc_clip
-
-WORLD = 2
-
-
-def _inputs(batch: int = 8) -> dict[str, torch.Tensor]:
-    generator = torch.Generator().manual_seed(0)
-    return {
-        "x": torch.randn(batch, 5, generator=generator),
-        "y": torch.randn(batch, 6, generator=generator),
-        "ids": torch.tensor([0, 1, 2, 1, 4, 0, 6, 2])[:batch],  # equal ids in one rank and across the two
-        "image_weight": torch.randn(5, 4, generator=generator),
-        "text_weight": torch.randn(6, 4, generator=generator),
-        "log_scale": torch.tensor(1.5),
-    }
+from tests import loss_cases
 
 
-PARAMETERS = ("image_weight", "text_weight", "log_scale")
-
-
-def _loss_and_gradients(inputs: dict[str, torch.Tensor], own: slice) -> dict[str, torch.Tensor]:
-    """The loss of the samples `own`, through two linear models, and the parameters' gradients."""
-    weights = {name: inputs[name].clone().requires_grad_() for name in PARAMETERS}
-    images = F.normalize(inputs["x"][own] @ weights["image_weight"], dim=-1)
-    texts = F.normalize(inputs["y"][own] @ weights["text_weight"], dim=-1)
-    loss = pmc_clip.contrastive_loss(images, texts, weights["log_scale"].exp(), inputs["ids"][own])
-    loss.backward()
-    return {"loss": loss.detach()} | {name: weights[name].grad for name in PARAMETERS}
-
-
-def _one_rank(rank: int, folder: str) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=WORLD)
-    local = 8 // WORLD
-    found = _loss_and_gradients(_inputs(), slice(rank * local, (rank + 1) * local))
-    for value in found.values():  # as DistributedDataParallel does with gradients
-        dist.all_reduce(value)
-        value /= WORLD
-    if rank == 0:
-        torch.save(found, Path(folder) / "found.pt")
-    dist.destroy_process_group()
-
-
-def test_two_processes_give_the_loss_and_gradients_of_one(tmp_path):
-    multiprocessing.spawn(_one_rank, args=(str(tmp_path),), nprocs=WORLD)
-    found = torch.load(tmp_path / "found.pt", weights_only=True)
-    expected = _loss_and_gradients(_inputs(), slice(None))
+@pytest.mark.parametrize("case", loss_cases.CASES)
+def test_loss_and_gradients_are_those_of_the_formula(case):
+    loss, in_full = loss_cases.CASES[case]
+    found = loss_cases.loss_and_gradients(loss, slice(0, loss_cases.BATCH))
+    expected = loss_cases.loss_and_gradients(in_full, slice(None))
+    assert found.keys() == expected.keys()
     for name, value in expected.items():
-        torch.testing.assert_close(
-            found[name], value, rtol=1e-5, atol=1e-6, msg=lambda m, n=name: f"{n}: {m}"
-        )
+        torch.testing.assert_close(found[name], value, rtol=1e-5, atol=1e-6)
 
 
-def test_one_process_gives_the_cross_entropy_of_clip():
-    generator = torch.Generator().manual_seed(1)
-    images, texts = (F.normalize(torch.randn(6, 4, generator=generator), dim=-1) for _ in range(2))
-    logits = 10 * images @ texts.T
-    expected = (F.cross_entropy(logits, torch.arange(6)) + F.cross_entropy(logits.T, torch.arange(6))) / 2
-    found = pmc_clip.contrastive_loss(images, texts, torch.tensor(10.0), torch.arange(6))
-    torch.testing.assert_close(found, expected)
-
-
-def test_equal_samples_are_never_negatives():
+@pytest.mark.parametrize("name", ["sample_ids", "caption_ids"])
+def test_samples_with_equal_ids_are_never_negatives(name):
     generator = torch.Generator().manual_seed(2)
     images, texts = (F.normalize(torch.randn(3, 4, generator=generator), dim=-1) for _ in range(2))
     twice = [0, 1, 2, 0]
@@ -79,23 +29,102 @@ def test_equal_samples_are_never_negatives():
     logits = scale * images[twice] @ texts[twice].T
     logits[0, 3] = logits[3, 0] = -torch.inf
     expected = (F.cross_entropy(logits, torch.arange(4)) + F.cross_entropy(logits.T, torch.arange(4))) / 2
-    found = pmc_clip.contrastive_loss(images[twice], texts[twice], scale, ids)
+    found = pmc_clip.contrastive_loss(images[twice], texts[twice], scale, **{name: ids})
     torch.testing.assert_close(found, expected)
     assert found < pmc_clip.contrastive_loss(images[twice], texts[twice], scale)
 
 
 def test_half_precision_features_are_compared_in_float32():
     features = F.normalize(torch.randn(4, 16, generator=torch.Generator().manual_seed(3)), dim=-1).bfloat16()
-    expected = pmc_clip.contrastive_loss(features.float(), features.float(), torch.tensor(100.0))
+    scale, bias = torch.tensor(100.0), torch.tensor(-10.0)
+
+    def losses(features: torch.Tensor) -> list[torch.Tensor]:
+        return [
+            pmc_clip.contrastive_loss(features, features, scale),
+            pmc_clip.contrastive_loss(features, features, scale, chunk=2),
+            pmc_clip.siglip_loss(features, features, scale, bias),
+        ]
+
+    expected = losses(features.float())
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        found = pmc_clip.contrastive_loss(features, features, torch.tensor(100.0))
-    assert found.dtype == torch.float32
-    assert found == expected
+        found = losses(features)
+    for value, same in zip(found, expected, strict=True):
+        assert value.dtype == torch.float32
+        assert value == same
 
 
-def test_a_batch_of_one_has_no_loss():
+@pytest.mark.parametrize("chunk", [None, 1])
+def test_a_batch_of_one_has_no_contrastive_loss(chunk):
     one = F.normalize(torch.ones(1, 4), dim=-1).requires_grad_()
-    loss = pmc_clip.contrastive_loss(one, one, torch.tensor(10.0), torch.tensor([3]))
+    loss = pmc_clip.contrastive_loss(one, one, torch.tensor(10.0), torch.tensor([3]), chunk=chunk)
     loss.backward()
     assert loss.item() == pytest.approx(0)
     assert torch.isfinite(one.grad).all()
+
+
+def test_a_batch_of_one_is_asked_one_question_by_the_sigmoid_loss():
+    one = F.normalize(torch.ones(1, 4), dim=-1).requires_grad_()
+    loss = pmc_clip.siglip_loss(one, one, torch.tensor(10.0), torch.tensor(-10.0), torch.tensor([3]))
+    loss.backward()
+    assert loss.item() == pytest.approx(torch.tensor(2.0).log().item())
+    assert torch.isfinite(one.grad).all()
+
+
+def test_sigmoid_loss_stays_finite_at_certain_answers():
+    features = torch.eye(3).requires_grad_()
+    loss = pmc_clip.siglip_loss(features, features, torch.tensor(1000.0), torch.tensor(-500.0))
+    loss.backward()
+    assert loss.item() == pytest.approx(0)
+    assert torch.isfinite(features.grad).all()
+
+
+@pytest.mark.parametrize("chunk", [0, -3])
+def test_a_chunk_without_rows_is_refused(chunk):
+    features = torch.eye(3)
+    with pytest.raises(pmc_clip.ModelError, match=f"chunk is {chunk}"):
+        pmc_clip.contrastive_loss(features, features, torch.tensor(1.0), chunk=chunk)
+
+
+class LargestTensor(TorchDispatchMode):
+    """The most elements of any tensor that is made while it is on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.elements = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        made = function(*args, **(kwargs or {}))
+        for value in made if isinstance(made, tuple | list) else [made]:
+            if isinstance(value, torch.Tensor):
+                self.elements = max(self.elements, value.numel())
+        return made
+
+
+def _most_elements(batch: int, sigmoid: bool, chunk: int | None) -> tuple[int, int]:
+    """Of any tensor that is made on the way forward and back, and of any that is kept for the way back."""
+    draw = torch.Generator().manual_seed(0)
+    images, texts = (torch.randn(batch, 4, generator=draw).requires_grad_() for _ in range(2))
+    scale, bias, ids = torch.tensor(2.0).requires_grad_(), torch.tensor(-2.0), torch.arange(batch) // 2
+    kept = []
+
+    def keep(value: torch.Tensor) -> torch.Tensor:
+        kept.append(value.numel())
+        return value
+
+    with LargestTensor() as largest:
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda value: value):
+            if sigmoid:
+                loss = pmc_clip.siglip_loss(images, texts, scale, bias, ids, caption_ids=ids, chunk=chunk)
+            else:
+                loss = pmc_clip.contrastive_loss(images, texts, scale, ids, caption_ids=ids, chunk=chunk)
+        loss.backward()
+    return largest.elements, max(kept, default=0)
+
+
+@pytest.mark.parametrize("sigmoid", [False, True])
+def test_chunks_hold_only_their_rows_of_logits_forward_and_backward(sigmoid):
+    features = 2 * 64 * 4
+    assert _most_elements(64, sigmoid, None) == (64 * 64, 64 * 64)
+    made, kept = _most_elements(64, sigmoid, 16)
+    assert made == 16 * 64
+    assert kept <= features

@@ -96,3 +96,33 @@ def test_rows_do_not_depend_on_their_batch():
         one = pmc_clip.mask_tokens(tokens[row : row + 1], uniforms[row : row + 1], TOKENIZER)
         assert torch.equal(one[0][0], masked[row])
         assert torch.equal(one[1][0], labels[row])
+
+
+def test_padding_further_changes_no_mask():
+    tokens, uniforms = _random_batch(2, length=40)
+    masked, labels = pmc_clip.mask_tokens(tokens, uniforms, TOKENIZER)
+    assert labels.any()
+    wide = torch.cat([tokens, torch.zeros(len(tokens), 37, dtype=torch.int64)], dim=1)
+    more = np.concatenate([uniforms, np.zeros((len(tokens), 37, 3))], axis=1)  # would choose all of it
+    wide_masked, wide_labels = pmc_clip.mask_tokens(wide, more, TOKENIZER)
+    assert torch.equal(wide_masked[:, :40], masked)
+    assert torch.equal(wide_labels[:, :40], labels)
+    assert not wide_masked[:, 40:].any()
+    assert not wide_labels[:, 40:].any()
+
+
+@pytest.mark.parametrize("caption", ["", "[CLS] [SEP] [MASK] [PAD]", "chest " * 2000, "東京 🩻"])
+def test_only_words_are_scored_in_hostile_captions_and_lengths_agree(caption):
+    tokens = TOKENIZER([caption, "a"])
+    draws = np.zeros((*tokens.shape, 3))  # chooses every word
+    masked, labels = pmc_clip.mask_tokens(tokens, draws, TOKENIZER)
+    text = ~torch.isin(tokens, torch.tensor(TOKENIZER.special))
+    assert masked.shape == labels.shape == tokens.shape
+    assert torch.equal(labels != 0, text)
+    assert torch.equal(masked == TOKENIZER.mask_id, text)
+    assert torch.equal(masked[~text], tokens[~text])
+
+
+def test_a_batch_of_nothing_stays_nothing():
+    masked, labels = pmc_clip.mask_tokens(TOKENIZER([]), np.zeros((*TOKENIZER([]).shape, 3)), TOKENIZER)
+    assert masked.shape == labels.shape == TOKENIZER([]).shape

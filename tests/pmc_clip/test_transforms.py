@@ -1,6 +1,7 @@
 """Image transforms: the published crop bit for bit, and colours as a viewer shows them."""
 
 import io
+import pickle
 import struct
 import zlib
 
@@ -176,3 +177,88 @@ def test_every_real_figure_becomes_a_crop(figures):
         crop = pmc_clip.center_crop(image, 64)
         assert crop.shape == (64, 64, 3)
         assert crop.dtype == np.uint8
+
+
+def _published_input(crop: list[object]) -> published.Compose:
+    """The published pipeline around a crop."""
+    return published.Compose(
+        [
+            *crop,
+            lambda cropped: cropped.convert("RGB"),
+            published.ToTensor(),
+            published.Normalize(pmc_clip.MEAN, pmc_clip.STD),
+        ]
+    )
+
+
+@pytest.mark.parametrize("size", [64, 224])
+def test_evaluation_input_is_the_published_one_bit_for_bit(figures, size):
+    bicubic = published.InterpolationMode.BICUBIC
+    expected = _published_input([published.Resize(size, bicubic), published.CenterCrop(size)])
+    preprocess = transforms.EvalTransform(size)
+    seen = set()
+    for image in figures:
+        if image.mode in ("RGB", "L"):
+            found = preprocess(image)
+            assert torch.equal(found, expected(image))
+            assert found.dtype == torch.float32
+            assert found.is_contiguous()
+            seen.add(image.mode)
+    assert seen == {"RGB", "L"}
+
+
+@pytest.mark.parametrize("crop_scale", [0.9, 0.1])
+def test_training_input_is_the_published_one_bit_for_bit_from_the_same_seed(figures, crop_scale):
+    crop = published.RandomResizedCrop(
+        64, scale=(crop_scale, 1.0), interpolation=published.InterpolationMode.BICUBIC
+    )
+    expected, preprocess = _published_input([crop]), transforms.TrainTransform(64, crop_scale=crop_scale)
+    thin = Image.new("L", (400, 3), 90)
+    seen = set()
+    for seed, image in enumerate([*figures, thin]):
+        if image.mode in ("RGB", "L"):
+            torch.manual_seed(seed)
+            published_result = expected(image)
+            torch.manual_seed(seed)
+            assert torch.equal(preprocess(image), published_result)
+            seen.add(image.mode)
+    assert seen == {"RGB", "L"}
+
+
+def test_transforms_read_other_modes_as_a_viewer_shows_them():
+    clear = Image.new("RGBA", (80, 70), (0, 0, 0, 0))
+    white = Image.new("RGB", (80, 70), "white")
+    for preprocess in (transforms.EvalTransform(64), transforms.TrainTransform(64)):
+        assert torch.equal(preprocess(clear), preprocess(white))
+
+
+class _Figures(torch.utils.data.Dataset):
+    """A shaded figure for each number, through a transform."""
+
+    def __init__(self, transform: transforms.EvalTransform | transforms.TrainTransform) -> None:
+        self.transform = transform
+
+    def __len__(self) -> int:
+        return 6
+
+    def __getitem__(self, number: int) -> torch.Tensor:
+        ramp = np.arange(50 * 40, dtype=np.uint8).reshape(40, 50) + np.uint8(number)
+        return self.transform(Image.fromarray(ramp))
+
+
+@pytest.mark.slow
+def test_transforms_serve_the_spawned_workers_of_a_dataloader():
+    preprocess = transforms.EvalTransform(32)
+    workers = torch.utils.data.DataLoader(
+        _Figures(preprocess), batch_size=3, num_workers=1, multiprocessing_context="forkserver"
+    )
+    alone = torch.stack([_Figures(preprocess)[number] for number in range(6)])
+    assert torch.equal(torch.cat(list(workers)), alone)
+
+
+def test_transforms_say_what_they_are_and_survive_pickling():
+    preprocess = transforms.TrainTransform(64, crop_scale=0.5)
+    assert "TrainTransform(size=64" in repr(preprocess)
+    assert "crop_scale=0.5" in repr(preprocess)
+    for transform in (preprocess, transforms.EvalTransform(64)):
+        assert pickle.loads(pickle.dumps(transform)) == transform
