@@ -1,7 +1,6 @@
 """Checkpoints of a run: written whole or not at all, found again by `latest` or by path."""
 
 import os
-import pickle
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,6 +8,8 @@ from typing import Any, Self
 
 import torch
 
+from pmc_clip import ModelError
+from pmc_clip.checkpoint import load_torch_file
 from shards import DataError, UsageError
 from shards.storage import write_atomically
 
@@ -74,18 +75,24 @@ class Checkpoint:
     def load(cls, path: Path) -> Self:
         """Read a checkpoint file, or the one that a `latest` file names. Raises UsageError or DataError."""
         path = resolve(path)
+        checkpoint = cls.read(path)
+        if checkpoint is None:
+            raise UsageError(f"{path}: not a checkpoint of pipeline.train (format version {FORMAT_VERSION})")
+        return checkpoint
+
+    @classmethod
+    def read(cls, path: Path) -> Self | None:
+        """Read a file; None where it holds something else than a run's checkpoint of this format version."""
+        if not path.is_file():
+            raise UsageError(f"{path}: no such checkpoint")
         try:
-            content = torch.load(path, map_location="cpu", weights_only=True)
-        except FileNotFoundError:
-            raise UsageError(f"{path}: no such checkpoint") from None
-        except (RuntimeError, OSError, EOFError, pickle.UnpicklingError, ValueError, KeyError) as error:
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            content = load_torch_file(path)
+        except ModelError as error:
             raise DataError(
-                f"{path}: not a checkpoint, or a damaged one ({reason}); delete it, and --resume auto takes "
-                "the one before it"
+                f"{error}; if it is a run's, delete it, and --resume auto takes the one before it"
             ) from error
         if not isinstance(content, dict) or content.pop("format_version", None) != FORMAT_VERSION:
-            raise UsageError(f"{path}: not a checkpoint of pipeline.train (format version {FORMAT_VERSION})")
+            return None
         try:
             return cls(**{**content, "data": DataState(**content["data"])})
         except (TypeError, KeyError) as error:
@@ -98,9 +105,16 @@ def resolve(path: Path) -> Path:
     """The checkpoint file that `path` means: itself, or what a `latest` file names."""
     if path.is_dir():
         raise UsageError(f"{path} is a folder; name a checkpoint file in it, or its {LATEST!r}")
-    if path.name == LATEST and path.is_file():
-        return path.with_name(path.read_text().strip())
-    return path
+    return Path(follow_latest(str(path)))
+
+
+def follow_latest(name: str) -> str:
+    """The checkpoint that a `latest` file, or a folder's, names; any other path, tag or address as it is."""
+    path = Path(name)
+    for latest in (path, path / LATEST):
+        if latest.name == LATEST and latest.is_file():
+            return str(latest.with_name(latest.read_text().strip()))
+    return name
 
 
 def newest(folder: Path) -> Path | None:

@@ -1,7 +1,8 @@
-"""Evaluate a checkpoint: image→text and text→image retrieval on a data set of shards.
+"""Evaluate a model: image→text and text→image retrieval on a data set of shards.
 
     python -m pipeline.evaluate --data shards/test --checkpoint runs/NAME/checkpoints/latest
     python -m pipeline.evaluate --data s3://bucket/test --checkpoint .../latest --contact-sheet sheet.html
+    python -m pipeline.evaluate --data shards/test --checkpoint PMC_CLIP:beta
     torchrun --nproc_per_node 4 -m pipeline.evaluate --data shards/test --checkpoint .../checkpoints/latest
 
 Prints a table and writes the same figures as JSON.
@@ -12,10 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import torch
 import torch.distributed as dist
 
-from pipeline.checkpoint import Checkpoint, resolve
 from pipeline.checks import check_at_least, local_path
 from pipeline.cli import main
 from pipeline.data import evaluation_loader, make_options
@@ -23,13 +22,12 @@ from pipeline.decode import EvalImages
 from pipeline.device import start_processes
 from pipeline.features import compute_features
 from pipeline.open_data import open_data
+from pipeline.open_model import open_model
 from pipeline.retrieval import retrieval_metrics
 from pipeline.retrieval_sheet import write_retrieval_sheet
 from pipeline.run_log import say
 from pipeline.text import TextStage
 from pipeline.topology import Topology
-from pmc_clip import PMCCLIP, ModelConfig, Tokenizer, create_model, get_tokenizer
-from shards import UsageError
 from shards.storage import write_atomically
 
 
@@ -40,7 +38,13 @@ class EvaluateConfig:
     data: str
     """Folder of shards: a path or an address such as s3://bucket/prefix."""
     checkpoint: str
-    """A checkpoint file, or the `latest` beside it."""
+    """A checkpoint of a run (the file, or the `latest` beside it), or other weights as `pipeline.train
+    --pretrained` reads them: a tag, a path, an address.
+    """
+    model: str | None = None
+    """Name of a model config, or the path of one (JSON), for weights that come without; without it,
+    RN50_fusion4 for these.
+    """
     batch_size: int = 64
     """Samples in a batch of each process."""
     decode: Literal["exact", "published"] = "exact"
@@ -50,8 +54,8 @@ class EvaluateConfig:
     prefetch_bytes: int | None = None
     """Bytes each process reads ahead of use; without it, 2 GiB shared among a machine's processes."""
     metrics: str | None = None
-    """File for the figures (JSON); without it, evaluation/DATA-CHECKPOINT.json in the run's folder, or
-    DATA-CHECKPOINT-published.json with --decode published.
+    """File for the figures (JSON); without it, evaluation/DATA-CHECKPOINT.json in the run's folder (in the
+    current one for weights that are of no run), or DATA-CHECKPOINT-published.json with --decode published.
     """
     contact_sheet: str | None = None
     """File for a page (HTML) of queries with their best matches."""
@@ -63,11 +67,10 @@ def evaluate(config: EvaluateConfig) -> None:
     for flag, value in (("--metrics", config.metrics), ("--contact-sheet", config.contact_sheet)):
         local_path(flag, value or "")
     topology = Topology.from_environment()
-    path = resolve(Path(config.checkpoint))
-    checkpoint = Checkpoint.load(path)
+    opened = open_model(config.checkpoint, config.model)
     dataset = open_data(config.data, topology)
     device = start_processes(topology)
-    model, tokenizer = load_model(checkpoint, path, device)
+    model = opened.on(device)
     options = make_options(config.workers, config.prefetch_bytes, topology, device)
     images = EvalImages(model.config.vision_cfg.image_size, config.decode)
     with evaluation_loader(
@@ -75,26 +78,25 @@ def evaluate(config: EvaluateConfig) -> None:
         topology,
         batch_size=config.batch_size,
         images=images,
-        text=TextStage(tokenizer),
+        text=TextStage(opened.tokenizer),
         options=options,
     ) as loader:
         features = compute_features(model, loader, device)
     if topology.is_main:
         metrics = retrieval_metrics(features.image, features.text)
-        print(f"{config.data}: {len(dataset):,} pairs; {path}: step {checkpoint.step:,}")
+        print(f"{config.data}: {len(dataset):,} pairs; {opened.title}")
         print(metrics.table(), flush=True)
         suffix = "" if config.decode == "exact" else f"-{config.decode}"
         out = (
             Path(config.metrics)
             if config.metrics
-            else path.parent.parent / "evaluation" / f"{dataset.name}-{path.stem}{suffix}.json"
+            else opened.folder / "evaluation" / f"{dataset.name}-{opened.name}{suffix}.json"
         )
         report = {
             "data": config.data,
             "fingerprint": dataset.manifest.fingerprint,
-            "checkpoint": str(path),
-            "step": checkpoint.step,
-            "samples_seen": checkpoint.samples_seen,
+            "checkpoint": opened.source,
+            **opened.progress,
             "pairs": len(dataset),
             "decode": config.decode,
             **metrics.to_dict(),
@@ -106,19 +108,6 @@ def evaluate(config: EvaluateConfig) -> None:
             say(f"contact sheet: {config.contact_sheet}")
     if topology.world_size > 1:
         dist.destroy_process_group()
-
-
-def load_model(checkpoint: Checkpoint, path: Path, device: torch.device) -> tuple[PMCCLIP, Tokenizer]:
-    """The model of a checkpoint with its weights, and its tokeniser; UsageError where the vocabulary is
-    another.
-    """
-    config = ModelConfig.from_dict(checkpoint.model, str(path))
-    tokenizer = get_tokenizer(config)
-    if tokenizer.fingerprint() != checkpoint.tokenizer:
-        raise UsageError(f"{path} was trained with another vocabulary than its model's tokeniser has here")
-    model = create_model(config, mlm=checkpoint.config["mlm"], pretrained_text=False)
-    model.load_state_dict(checkpoint.state_dict)
-    return model.to(device).eval(), tokenizer
 
 
 if __name__ == "__main__":

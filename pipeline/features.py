@@ -5,11 +5,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 import torch.distributed as dist
-from torch.nn import functional as F
 
 from pipeline.loader import Loader
+from pipeline.model_input import batch_parts
 from pmc_clip import PMCCLIP
-from pmc_clip.transforms import normalize
 
 
 @dataclass(frozen=True)
@@ -32,11 +31,9 @@ def compute_features(model: PMCCLIP, loader: Loader, device: torch.device) -> Fe
     model.eval()
     images, texts, numbers = [torch.empty(0)], [torch.empty(0)], []
     for batch in loader:
-        assert batch.tokens is not None
-        image = model.encode_image(normalize(batch.images_on(device)))
-        text = model.encode_text(batch.tokens.to(device))
-        images.append(F.normalize(image, dim=-1).float().cpu())
-        texts.append(F.normalize(text, dim=-1).float().cpu())
+        (part,) = batch_parts(batch, device, mask_padding=model.config.text_cfg.mask_padding)
+        images.append(model.encode_image(part.images, normalize=True).float().cpu())
+        texts.append(model.encode_text(part.tokens, normalize=True, layout=part.layout).float().cpu())
         numbers.append(batch.numbers)
     model.train(training)
     own = (

@@ -11,13 +11,14 @@ from pipeline.run_log import RunLog, say
 from pipeline.schedule import RunLength
 from pipeline.stage_report import LEAST_SECONDS, Snapshot, StageReport
 from pipeline.topology import Topology
-from pipeline.trainer import StepLosses, Trainer, average_over_ranks
+from pipeline.trainer import Trainer, average_over_ranks
+from pmc_clip.accumulation import Losses
 from shards import Mixture
 
 
 class Progress:
-    """Follows a run on the main process; on the others it takes part in averaging the losses and stays
-    silent. data: the run's data sets, whose samples are counted one by one where there are several.
+    """Follows a run on the main process; on the others it takes part in averaging the losses and names bad
+    samples. data: the run's data sets, whose samples are counted one by one where there are several.
     """
 
     def __init__(
@@ -48,29 +49,32 @@ class Progress:
         return self
 
     def __exit__(self, *exception: object) -> None:
+        self._tell_bad_samples()
         self._bar.close()
 
     def advance(self) -> None:
         """Count one step."""
         self._bar.update(self._length.global_batch)
 
-    def log(self, trainer: Trainer, losses: StepLosses, learning_rate: float) -> None:
+    def log(self, trainer: Trainer, losses: Losses, learning_rate: float) -> None:
         """Write the entry of the step just taken; every rank must call it."""
         named: dict[str, torch.Tensor] = {"loss": losses.total, "match_loss": losses.match}
         if losses.mlm is not None:
             named["mlm_loss"] = losses.mlm
-        values = average_over_ranks(named, self._topology)
+        substituted = torch.tensor(self._loader.stats.substituted, device=losses.total.device)
+        values = average_over_ranks(named | {"substituted_samples": substituted}, self._topology)
+        values["substituted_samples"] = round(values["substituted_samples"] * self._topology.world_size)
         now = Snapshot.take(self._loader)
+        self._tell_bad_samples()
         report = StageReport.between(self._before, now)
         rate = (trainer.samples_seen - self._seen) / report.seconds
         self._before, self._seen = now, trainer.samples_seen
         values |= {
             "learning_rate": learning_rate,
-            "logit_scale": trainer.logit_scale,
+            **trainer.logit_parameters,
             "epoch": trainer.samples_seen / self._length.epoch,
             "samples_per_second": rate,
             "loader_wait": report.waits,
-            "substituted_samples": now.loader.substituted,
         }
         if self._data:
             values |= source_counts(self._data, trainer.samples_seen)
@@ -87,8 +91,12 @@ class Progress:
         if self._plain:
             share = trainer.samples_seen / max(1, self._length.stop)
             say(f"step {trainer.step:,}  epoch {values['epoch']:.2f}  {share:.0%}  {text}")
+
+    def _tell_bad_samples(self) -> None:
+        """Name the samples of this process that were substituted since it was last called."""
+        name = f"rank {self._topology.rank}: " if self._topology.world_size > 1 else ""
         for reason in self._loader.bad_samples[self._bad_told :]:
-            say(f"substituted: {reason}")
+            self._bar.write(f"{name}substituted: {reason}", file=sys.stderr)
             self._bad_told += 1
 
     def restart_clock(self, samples_seen: int) -> None:

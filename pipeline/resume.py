@@ -8,6 +8,7 @@ import torch.distributed as dist
 from pipeline.checkpoint import Checkpoint, DataState, newest
 from pipeline.topology import Topology
 from pipeline.train_config import DEFAULT_BATCH, TrainConfig
+from pmc_clip import ModelConfig
 from shards import Mixture, UsageError
 
 
@@ -47,16 +48,19 @@ def check_same_run(
     path: Path,
     *,
     data: DataState,
-    model: dict[str, Any],
+    model: ModelConfig,
     tokenizer: str,
     mlm: bool,
 ) -> None:
     """Refuse a checkpoint of another data set, order, model or vocabulary, naming what differs."""
     _check_same_data(checkpoint.data, data, path)
-    if checkpoint.model != model:
-        differing = ", ".join(sorted(_differences(checkpoint.model, model)))
+    # Through the config, since an older checkpoint says nothing of newer fields.
+    theirs = ModelConfig.from_dict(checkpoint.model, str(path))
+    if theirs != model:
+        differing = ", ".join(sorted(differing_fields(theirs.to_dict(), model.to_dict())))
         raise UsageError(
-            f"{path} is of another model than --model gives (they differ in {differing}): give the same model"
+            f"{path} is of another model than --model gives here (they differ in {differing}): give the same "
+            "--model, --loss and --mask-padding"
         )
     if checkpoint.tokenizer != tokenizer:
         raise UsageError(f"{path} was trained with another vocabulary than this model's tokeniser has")
@@ -115,12 +119,13 @@ def _unlike(state: DataState, others: list[str]) -> str:
     return ", ".join(found) or "nothing else"
 
 
-def _differences(theirs: dict[str, Any], ours: dict[str, Any], prefix: str = "") -> list[str]:
+def differing_fields(theirs: dict[str, Any], ours: dict[str, Any], prefix: str = "") -> list[str]:
+    """The fields, with those of nested objects as `outer.inner`, that two configs in JSON form differ in."""
     found = []
     for key in theirs.keys() | ours.keys():
         a, b = theirs.get(key), ours.get(key)
         if isinstance(a, dict) and isinstance(b, dict):
-            found += _differences(a, b, f"{prefix}{key}.")
+            found += differing_fields(a, b, f"{prefix}{key}.")
         elif a != b:
             found.append(f"{prefix}{key}")
     return found

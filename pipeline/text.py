@@ -10,7 +10,8 @@ from shards.hashing import Purpose, derive, uniforms
 class TextStage:
     """Tokenises the captions of a batch; with `mask_ratio` above 0 also masks them.
 
-    Masking is drawn per sample from (seed, epoch, sample number), so it depends on nothing else.
+    Masking is drawn per sample from (seed, epoch, sample number), so it depends on nothing else: neither on
+    the rest of the batch nor on how far that makes the tokeniser pad the caption.
     """
 
     def __init__(self, tokenizer: Tokenizer, *, seed: int = 0, mask_ratio: float = 0.0) -> None:
@@ -25,6 +26,7 @@ class TextStage:
         tokens = self._tokenizer(captions)
         if not self._mask_ratio:
             return tokens, None
+        # Three numbers for each place in turn, so that a longer row begins with a shorter one's.
         count = 3 * tokens.shape[1]
         drawn = uniforms(derive(self._seed, epochs, numbers, Purpose.MASK), count)
         return mask_tokens(tokens, drawn.reshape(*tokens.shape, 3), self._tokenizer, self._mask_ratio)

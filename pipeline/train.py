@@ -3,6 +3,7 @@
     python -m pipeline.train --train-data shards/train --val-data shards/valid --model tiny --epochs 2 --mlm
     torchrun --nproc_per_node 4 -m pipeline.train --train-data shards/train --batch-size 128 --mlm
     python -m pipeline.train --train-data shards/pmc=0.7 's3://bucket/more/{000..163}.tar=0.3' --mlm
+    python -m pipeline.train --train-data shards/train --pretrained PMC_CLIP:beta --mlm --accum 4 --compile
     python -m pipeline.train ...the same flags... --resume auto
 
 A run lives in runs/NAME: config.json, metrics.jsonl, tensorboard/, checkpoints/. Killed at any moment and
@@ -36,10 +37,11 @@ from pipeline.resume import check_same_run, choose_global_batch, data_state, fin
 from pipeline.retrieval import retrieval_metrics
 from pipeline.run_log import RunLog, say
 from pipeline.schedule import CosineSchedule, RunLength
+from pipeline.starting_model import begin_with_pretrained, config_to_train
 from pipeline.text import TextStage
 from pipeline.topology import Topology
 from pipeline.train_config import DEFAULT_EPOCHS, TrainConfig
-from pipeline.trainer import OptimizerOptions, Trainer
+from pipeline.trainer import OptimizerOptions, StepOptions, Trainer
 from pmc_clip import PMCCLIP, create_model, get_tokenizer, load_model_config
 from shards.storage import write_atomically
 
@@ -52,7 +54,9 @@ def train(config: TrainConfig) -> None:
     train_data = open_training_data(config.train_data, topology, lanes=config.lanes, seed=config.seed)
     valid = open_data(config.val_data, topology) if config.val_data else None
     device = start_processes(topology)
-    model_config = load_model_config(config.model)
+    model_config = config_to_train(
+        load_model_config(config.model), config.loss, mask_padding=config.mask_padding
+    )
     tokenizer = get_tokenizer(model_config)
     image_size = model_config.vision_cfg.image_size
     data = data_state(train_data)
@@ -66,13 +70,14 @@ def train(config: TrainConfig) -> None:
             checkpoint,
             path,
             data=data,
-            model=model_config.to_dict(),
+            model=model_config,
             tokenizer=tokenizer.fingerprint(),
             mlm=config.mlm,
         )
         say(f"going on from {path}: step {checkpoint.step:,}", main=topology.is_main)
     global_batch = choose_global_batch(config, checkpoint, topology)
     check_global_batch(global_batch, topology, train_data)
+    config.check_parts(global_batch // topology.world_size)
     length = RunLength.plan(
         epoch=len(train_data),
         global_batch=global_batch,
@@ -84,9 +89,14 @@ def train(config: TrainConfig) -> None:
 
     # The model and its optimiser.
     torch.manual_seed(config.seed)
-    model = create_model(model_config, mlm=config.mlm, pretrained_text=checkpoint is None)
+    drawn = checkpoint is None and config.pretrained is None
+    model = create_model(
+        model_config, mlm=config.mlm, pretrained_text=drawn, pretrained_image=None if drawn else False
+    )
     if checkpoint:
         model.load_state_dict(checkpoint.state_dict)
+    elif config.pretrained:
+        say(begin_with_pretrained(model, config.pretrained), main=topology.is_main)
     warmup = (
         min(10_000 * global_batch, length.horizon // 10)
         if config.warmup is None
@@ -100,11 +110,16 @@ def train(config: TrainConfig) -> None:
         optimizer=OptimizerOptions(config.beta1, config.beta2, config.eps, config.wd),
         topology=topology,
         device=device,
-        bf16=config.precision == "bf16" or (config.precision is None and device.type == "cuda"),
         seed=config.seed,
+        options=StepOptions(
+            config.objective(),
+            bf16=config.precision == "bf16" or (config.precision is None and device.type == "cuda"),
+            parts=config.accum,
+            compiled=config.compile,
+        ),
     )
     if checkpoint:
-        trainer.optimizer.load_state_dict(checkpoint.optimizer)
+        trainer.load_optimizer(checkpoint.optimizer)
         trainer.step, trainer.samples_seen = checkpoint.step, checkpoint.samples_seen
 
     # The data.
@@ -112,7 +127,7 @@ def train(config: TrainConfig) -> None:
     log = None
     if topology.is_main:
         say("\n".join(describe_training(train_data)) + f"; {reading_advice(train_data, topology)}")
-        say(_summary(folder, model, length, topology, device))
+        say(_summary(folder, model, config, length, topology, device))
         log = RunLog(folder, trainer.step)
         run = asdict(config) | {"global_batch_size": global_batch, "world_size": topology.world_size}
         write_atomically(folder / "config.json", json.dumps(run, indent=1).encode())
@@ -185,14 +200,22 @@ def train(config: TrainConfig) -> None:
 
 
 def _summary(
-    folder: Path, model: PMCCLIP, length: RunLength, topology: Topology, device: torch.device
+    folder: Path,
+    model: PMCCLIP,
+    config: TrainConfig,
+    length: RunLength,
+    topology: Topology,
+    device: torch.device,
 ) -> str:
     """The run in one line, before it begins."""
     parameters = sum(parameter.numel() for parameter in model.parameters())
     steps = (length.stop - length.start) // length.global_batch
+    own_batch = length.global_batch // topology.world_size
+    parts = f" in {config.accum} parts" if config.accum > 1 else ""
     return (
         f"{folder}: {parameters / 1e6:.1f} M parameters on {topology.world_size} × {device.type}; "
-        f"{length.global_batch // topology.world_size} × {topology.world_size} = {length.global_batch} "
+        f"loss {config.objective().describe(mlm=config.mlm)}; "
+        f"{own_batch}{parts} × {topology.world_size} = {length.global_batch} "
         f"samples a step; "
         f"{steps:,} steps, {(length.stop - length.start) / length.epoch:.1f} epochs to go"
     )

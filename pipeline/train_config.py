@@ -7,10 +7,14 @@ from typing import Annotated, Literal
 import tyro
 
 from pipeline.checks import check_at_least, check_share, local_path
+from pipeline.compilation import check_compiler
 from pipeline.loading_flags import LoadingFlags
+from pipeline.objective import MatchLossName, Objective
+from pmc_clip import ModelError
+from pmc_clip.losses import LossWeights
 from shards import DEFAULT_LANES, UsageError
 
-DEFAULT_BATCH, DEFAULT_EPOCHS = 64, 10
+DEFAULT_BATCH, DEFAULT_EPOCHS, DEFAULT_WEIGHTS = 64, 10, "0.5,0.5"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,6 +27,10 @@ class TrainConfig(LoadingFlags):
     """Folder of validation shards."""
     model: str = "RN50_fusion4"
     """Name of a model config, or the path of one (JSON)."""
+    pretrained: str | None = None
+    """Weights to start from: a tag (beta, PMC_CLIP:beta), a path, or an address such as hf-hub:owner/name.
+    A resumed run goes on from its checkpoint instead.
+    """
     batch_size: int | None = None
     """Samples in a batch of each process (64 unless --global-batch-size is given)."""
     global_batch_size: int | None = None
@@ -44,12 +52,31 @@ class TrainConfig(LoadingFlags):
     """AdamW's second decay rate."""
     eps: float = 1e-8
     """AdamW's epsilon."""
+    loss: MatchLossName = "contrastive"
+    """Loss of matching images with captions: contrastive, as published, or siglip, a sigmoid for each pair.
+    """
     mlm: bool = False
-    """Train masked-token prediction beside the contrastive loss, half and half."""
+    """Train masked-token prediction beside matching."""
     mask_ratio: float = 0.15
     """Share of a caption's words that are masked, with --mlm."""
+    loss_weights: Annotated[str, tyro.conf.arg(aliases=["--loss-weight"])] = DEFAULT_WEIGHTS
+    """Weights of the matching and the masked-token loss, with --mlm; or a published code: 0 (0.5,0.5),
+    5 (0.33,0.66), 9 (1,0), 10 (0,1). A loss of weight 0 is still computed and logged.
+    """
+    ignore_same_captions: bool = False
+    """Samples with the same caption are never each other's negatives, as a sample with itself never is."""
+    mask_padding: bool = False
+    """Keep padding out of the text tower, which makes the model another; captions are padded to the batch's
+    longest. Part of the model, stored in its checkpoints; without it, as the model config says.
+    """
     precision: Literal["bf16", "fp32"] | None = None
     """Arithmetic of the model; without it, bf16 autocast on a GPU and fp32 on a CPU."""
+    accum: int = 1
+    """Parts that each process computes its batch in, one after the other, to need less memory; loss and
+    gradients stay those of the whole batch (batch-norm statistics are those of the parts).
+    """
+    compile: bool = False
+    """Compile the model with torch.compile: minutes at the start, faster steps after."""
     lanes: int = DEFAULT_LANES
     """Places of the data set read side by side; more shuffle better and need more memory."""
     seed: int = 0
@@ -71,7 +98,7 @@ class TrainConfig(LoadingFlags):
         """Raise UsageError where values are out of range or contradict each other."""
         self.check_loading()
         check_at_least(self, batch_size=1, global_batch_size=1, epochs=1, steps=1, warmup=0, lanes=1)
-        check_at_least(self, val_frequency=1, save_every=1, log_every=1, wd=0, seed=0)
+        check_at_least(self, accum=1, val_frequency=1, save_every=1, log_every=1, wd=0, seed=0)
         check_share(self, "mask_ratio")
         if self.batch_size and self.global_batch_size:
             raise UsageError(
@@ -86,3 +113,27 @@ class TrainConfig(LoadingFlags):
         if self.name is not None and (not self.name.strip(".") or Path(self.name).name != self.name):
             raise UsageError(f"--name {self.name}: a run's name is one folder's name; its place is --logs")
         local_path("--logs", self.logs)
+        weights = self.objective().weights
+        if not self.mlm and (not weights.match or (weights.mlm and self.loss_weights != DEFAULT_WEIGHTS)):
+            raise UsageError(
+                f"--loss-weights {self.loss_weights}: the second number is of masked-token prediction, which "
+                "--mlm trains: give both flags or none"
+            )
+        if self.compile:
+            check_compiler()
+
+    def check_parts(self, batch: int) -> None:
+        """Raise UsageError where a process's batch has fewer samples than parts."""
+        if self.accum > batch:
+            raise UsageError(
+                f"--accum {self.accum}: a process's batch has {batch} samples, and each part needs "
+                f"one; give at most {batch}"
+            )
+
+    def objective(self) -> Objective:
+        """What --loss, --loss-weights and --ignore-same-captions stand for."""
+        try:
+            weights = LossWeights.parse(self.loss_weights)
+        except ModelError as error:
+            raise UsageError(f"--loss-weights: {error}") from error
+        return Objective(self.loss, weights, self.ignore_same_captions)

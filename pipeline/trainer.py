@@ -1,8 +1,9 @@
 """One training step, and the state it changes: model, optimiser, samples seen."""
 
-from collections.abc import Iterable
-from contextlib import nullcontext
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -10,11 +11,14 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from pipeline.compilation import compile_model, mark_changing_sizes, named_compiler_failures
 from pipeline.loader import Batch
+from pipeline.model_input import batch_parts, make_part
+from pipeline.objective import Objective
 from pipeline.schedule import CosineSchedule
 from pipeline.topology import Topology
-from pmc_clip import PMCCLIP, Tokenizer, contrastive_loss
-from pmc_clip.transforms import normalize
+from pmc_clip import PMCCLIP, Tokenizer
+from pmc_clip.accumulation import Losses, MatchLoss, Part, accumulate
 from shards.hashing import Purpose, derive
 
 MAX_LOGIT_SCALE = float(np.log(100))  # as CLIP and the published code clamp it
@@ -31,17 +35,21 @@ class OptimizerOptions:
 
 
 @dataclass(frozen=True)
-class StepLosses:
-    """The losses of one step on this rank, as tensors on the device."""
+class StepOptions:
+    """What a step computes, and how."""
 
-    total: torch.Tensor
-    match: torch.Tensor
-    mlm: torch.Tensor | None
+    objective: Objective = field(default_factory=Objective)
+    bf16: bool = False
+    """Whether the model runs in bfloat16 where autocast does; losses are always in float32."""
+    parts: int = 1
+    """In how many parts a rank computes its batch, one after the other."""
+    compiled: bool = False
+    """Whether the model's forward and backward pass are compiled."""
 
 
 def decay_groups(
     named_parameters: Iterable[tuple[str, nn.Parameter]], weight_decay: float
-) -> list[dict[str, object]]:
+) -> list[dict[str, Any]]:
     """AdamW's groups as open_clip makes them: weights decay; gains, biases and scalars do not."""
     trained = [parameter for _, parameter in named_parameters if parameter.requires_grad]
     return [
@@ -55,6 +63,10 @@ class Trainer:
 
     The randomness of a step (dropout) is seeded from (seed, samples seen, rank) before it, so a run can go on
     from any step without generator states. The same step on the same number of processes gives the same bits.
+
+    Each rank's masked-token loss is the mean over the labelled positions of its own batch, and the ranks'
+    gradients are averaged, as published: a position counts a little more on a rank that has few of them. (The
+    matching loss is that of the global batch, to rounding.)
     """
 
     def __init__(
@@ -66,25 +78,21 @@ class Trainer:
         optimizer: OptimizerOptions,
         topology: Topology,
         device: torch.device,
-        bf16: bool,
         seed: int,
+        options: StepOptions | None = None,
     ) -> None:
-        self.model = model.to(device).train()
+        # Convolutions are faster where the channels of a pixel lie side by side, as they do in the batches.
+        self.model = model.to(device).to(memory_format=torch.channels_last).train()
         self.step = 0
         self.samples_seen = 0
-        self._schedule, self._topology, self._device, self._bf16, self._seed = (
-            schedule,
-            topology,
-            device,
-            bf16,
-            seed,
-        )
-        self._tokenizer = tokenizer
+        self._tokenizer, self._options = tokenizer, options or StepOptions()
+        self._schedule, self._topology, self._device, self._seed = schedule, topology, device, seed
         self.optimizer = torch.optim.AdamW(
             decay_groups(model.named_parameters(), optimizer.weight_decay),
             lr=schedule.peak,
             betas=(optimizer.beta1, optimizer.beta2),
             eps=optimizer.eps,
+            fused=True,
         )
         self._forward: nn.Module = model
         if topology.world_size > 1:
@@ -92,6 +100,8 @@ class Trainer:
                 model, device_ids=[device] if device.type == "cuda" else None, gradient_as_bucket_view=True
             )
             self._settle_buckets()
+        if self._options.compiled:
+            compile_model(model)
 
     @property
     def learning_rate(self) -> float:
@@ -99,25 +109,33 @@ class Trainer:
         return self._schedule.at(self.samples_seen)
 
     @property
-    def logit_scale(self) -> float:
-        """The factor on similarities, as the loss uses it."""
-        return float(self.model.logit_scale.detach().exp())
+    def logit_parameters(self) -> dict[str, float]:
+        """What makes logits of similarities: `logit_scale`, a factor, and `logit_bias`, if there is one."""
+        values = {"logit_scale": float(self.model.logit_scale.detach().exp())}
+        if self.model.config.init_logit_bias is not None:
+            values["logit_bias"] = float(self.model.logit_bias.detach())
+        return values
 
-    def train_step(self, batch: Batch, global_batch: int) -> StepLosses:
-        """Forward, backward and update on this rank's part of a global batch."""
-        assert batch.tokens is not None
+    def load_optimizer(self, saved: Mapping[str, Any]) -> None:
+        """Go on with an optimiser's moments and counts of steps; its settings stay those of this trainer."""
+        groups = [
+            {**own, "params": theirs["params"]}
+            for own, theirs in zip(self.optimizer.param_groups, saved["param_groups"], strict=True)
+        ]
+        self.optimizer.load_state_dict({"state": saved["state"], "param_groups": groups})
+        # The fused update runs over memory, so what belongs to a parameter must lie as the parameter does.
+        for parameter, state in self.optimizer.state.items():
+            for name in ("exp_avg", "exp_avg_sq"):
+                state[name] = torch.empty_like(parameter).copy_(state[name])
+
+    def train_step(self, batch: Batch, global_batch: int) -> Losses:
+        """Forward, backward and update on this rank's part of a global batch; the rank's losses, detached."""
         torch.manual_seed(
             int(derive(self._seed, self.samples_seen, self._topology.rank, Purpose.DROPOUT)) >> 1
         )
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate
-        losses = self._losses(
-            batch.images_on(self._device),
-            batch.tokens.to(self._device, non_blocking=True),
-            None if batch.labels is None else batch.labels.to(self._device, non_blocking=True),
-            torch.from_numpy(batch.numbers).to(self._device, non_blocking=True),
-        )
-        losses.total.backward()
+        losses = self._compute_gradients(batch)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         with torch.no_grad():
@@ -126,19 +144,31 @@ class Trainer:
         self.samples_seen += global_batch
         return losses
 
-    def _losses(
-        self, images: torch.Tensor, tokens: torch.Tensor, labels: torch.Tensor | None, numbers: torch.Tensor
-    ) -> StepLosses:
-        with torch.autocast(self._device.type, torch.bfloat16) if self._bf16 else nullcontext():
-            output = self._forward(normalize(images), tokens, labels)
-        match = contrastive_loss(
-            output.image_features.float(), output.text_features.float(), output.logit_scale.float(), numbers
-        )
-        if labels is None:
-            return StepLosses(match, match.detach(), None)
-        # The published weighting; --loss-weights belongs to the model package's issue.
-        total = 0.5 * match + 0.5 * output.mlm_loss
-        return StepLosses(total, match.detach(), output.mlm_loss.detach())
+    def _compute_gradients(self, batch: Batch) -> Losses:
+        objective, count = self._options.objective, self._options.parts
+        mask_padding = self.model.config.text_cfg.mask_padding
+        parts = batch_parts(batch, self._device, mask_padding=mask_padding, count=count)
+        match_loss = objective.match_loss(batch.numbers, batch.captions, self._device)
+        if self._options.compiled:
+            for part in parts:
+                mark_changing_sizes(part)
+        with named_compiler_failures() if self._options.compiled else nullcontext():
+            if len(parts) == 1:
+                return self._backward(parts[0], match_loss)
+            return accumulate(self._forward, parts, match_loss, objective.weights, autocast=self._autocast)
+
+    def _backward(self, part: Part, match_loss: MatchLoss) -> Losses:
+        """Gradients of a batch in one piece."""
+        with self._autocast():
+            output = self._forward(part.images, part.tokens, layout=part.layout)
+        match = match_loss(output.image_features, output.text_features, output.logit_scale, output.logit_bias)
+        total = self._options.objective.weights.total(match, output.mlm_loss)
+        total.backward()
+        mlm = None if output.mlm_loss is None else output.mlm_loss.detach()
+        return Losses(total.detach(), match.detach(), mlm)
+
+    def _autocast(self) -> AbstractContextManager[object]:
+        return torch.autocast(self._device.type, torch.bfloat16) if self._options.bf16 else nullcontext()
 
     def _settle_buckets(self) -> None:
         """Let DDP choose its gradient buckets for good, before the first real step.
@@ -148,11 +178,13 @@ class Trainer:
         away, puts a fresh process and a resumed one into the same state.
         """
         kept = [buffer.clone() for buffer in self.model.buffers()]
-        size = self.model.config.vision_cfg.image_size
+        config, captions = self.model.config, ["a figure", "a table"]
+        size = config.vision_cfg.image_size
         images = torch.zeros(2, 3, size, size, dtype=torch.uint8, device=self._device)
-        tokens = self._tokenizer(["a figure", "a table"]).to(self._device)
+        tokens = self._tokenizer(captions)
         labels = torch.where(tokens == tokens[0, 1], tokens, 0) if self.model.mlm else None
-        self._losses(images, tokens, labels, torch.arange(2, device=self._device)).total.backward()
+        part = make_part(images, tokens, labels, self._device, mask_padding=config.text_cfg.mask_padding)
+        self._backward(part, self._options.objective.match_loss(np.arange(2), captions, self._device))
         self.optimizer.zero_grad(set_to_none=True)
         with torch.no_grad():
             for buffer, value in zip(self.model.buffers(), kept, strict=True):

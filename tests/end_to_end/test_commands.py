@@ -94,6 +94,84 @@ def test_evaluation_gives_the_figures_of_the_last_validation(
     assert "<html" in (tmp_path / "sheet.html").read_text()
 
 
+@pytest.mark.parametrize("processes", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_parts_the_sigmoid_loss_and_weights_by_code_go_together(run, sample_shards, tmp_path, processes):
+    data = ["--train-data", sample_shards / "train", "--val-data", sample_shards / "valid"]
+    flags = ["--model", "tiny", "--mlm", "--loss", "siglip", "--loss-weight", "5", "--mask-padding"]
+    flags += [
+        "--ignore-same-captions",
+        "--accum",
+        3,
+        "--global-batch-size",
+        16,
+        "--lr",
+        1e-3,
+        "--log-every",
+        1,
+    ]
+    done = run("train", *data, *flags, "--steps", 6, "--name", "s", processes=processes)
+    assert done.returncode == 0, done.stderr
+    assert "loss 0.33 × siglip + 0.66 × masked tokens" in done.stderr
+    entries = [json.loads(line) for line in (tmp_path / "runs/s/metrics.jsonl").read_text().splitlines()]
+    trained = [entry for entry in entries if entry["kind"] == "train"]
+    assert trained[0]["logit_bias"] == pytest.approx(-10, abs=0.01)
+    for entry in trained:
+        parts = 0.33 * entry["match_loss"] + 0.66 * entry["mlm_loss"]
+        assert entry["loss"] == pytest.approx(parts, rel=1e-5)
+    assert trained[-1]["loss"] < trained[0]["loss"]
+    checkpoint = torch.load(tmp_path / "runs/s/checkpoints/step-00000006.pt", weights_only=True)
+    assert checkpoint["model"]["init_logit_bias"] == -10
+    assert checkpoint["model"]["text_cfg"]["mask_padding"] is True
+    found = run("evaluate", "--data", sample_shards / "valid", "--checkpoint", "runs/s/checkpoints")
+    assert found.returncode == 0, found.stderr
+
+
+def test_published_weights_are_evaluated_and_trained_on(run, sample_shards, golden_file, tmp_path):
+    checkpoint, model = golden_file
+    done = run("evaluate", "--data", sample_shards / "valid", "--checkpoint", checkpoint, "--model", model)
+    assert done.returncode == 0, done.stderr
+    figures = json.loads((tmp_path / "evaluation" / "valid-checkpoint.json").read_text())
+    assert (figures["checkpoint"], figures["pairs"]) == (str(checkpoint), 26)
+    assert "step" not in figures
+
+    data = ["--train-data", sample_shards / "train", "--model", model, "--mlm", "--mask-padding"]
+    flags = ["--pretrained", checkpoint, "--lr", 1e-12, "--steps", 1, "--batch-size", 8, "--name", "on"]
+    done = run("train", *data, *flags, "--loss", "siglip")
+    assert done.returncode == 0, done.stderr
+    assert f"starting from {checkpoint} (published layout)" in done.stderr
+    assert "logit_scale and logit_bias begin anew" in done.stderr
+    trained = torch.load(tmp_path / "runs/on/checkpoints/step-00000001.pt", weights_only=True)["state_dict"]
+    published = torch.load(checkpoint, weights_only=True)["state_dict"]
+    assert float(trained["logit_bias"]) == pytest.approx(-10)
+    for name in (
+        "text_projection",
+        "mlm_projection",
+        "visual.conv1.weight",
+        "text_encoder.encoder.layer.0.output.dense.weight",
+    ):
+        torch.testing.assert_close(trained[name], published[f"module.{name}"], rtol=1e-5, atol=1e-6)
+    refused = run(
+        "evaluate",
+        "--data",
+        sample_shards / "valid",
+        "--checkpoint",
+        "runs/on/checkpoints",
+        "--model",
+        "tiny",
+    )
+    fail(refused, 2, "--model tiny: ")
+
+
+@pytest.fixture
+def golden_file(shared, tmp_path):
+    """A small checkpoint of the published code, and its model's config: two paths."""
+    folder = shared / "golden" / "tiny_modified"
+    told = json.loads((folder / "config.json").read_text())
+    told["model"]["text_cfg"] |= {"bert": told["bert"], "tokenizer": str(folder / "bert")}
+    (tmp_path / "golden.json").write_text(json.dumps(told["model"]))
+    return folder / "checkpoint.pt", tmp_path / "golden.json"
+
+
 def test_the_whole_job_runs_over_s3(run, sample_shards, tmp_path, s3):
     for split in ("train", "valid"):
         source, target = Folder(sample_shards / split), Folder(f"{s3}/whole/{split}")
@@ -139,6 +217,14 @@ def fail(done, code: int, message: str) -> None:
         (["--name", "../x"], "--name ../x: a run's name is one folder's name"),
         (["--logs", "s3://bucket/runs"], "only a path on this machine"),
         (["--learning-rate", "1"], "Unrecognized"),
+        (["--accum", "0"], "--accum 0: it must be at least 1"),
+        (["--accum", "9", "--batch-size", "8"], "--accum 9: a process's batch has 8 samples"),
+        (["--loss", "triplet"], "triplet"),
+        (["--loss-weights", "half", "--mlm"], "--loss-weights: loss weights 'half': give two numbers"),
+        (["--loss-weight", "7", "--mlm"], "--loss-weights: loss weights '7': give two numbers"),
+        (["--loss-weights", "1,-1", "--mlm"], "--loss-weights: loss weights 1,-1"),
+        (["--loss-weights", "0.7,0.3"], "--loss-weights 0.7,0.3: the second number is of masked-token"),
+        (["--pretrained", "PMC_CLIP:gamma"], "PMC_CLIP:gamma: neither a file or folder, nor one of the tags"),
     ],
 )
 def test_train_refuses_what_cannot_be(run, sample_shards, flags, message):
@@ -147,6 +233,11 @@ def test_train_refuses_what_cannot_be(run, sample_shards, flags, message):
         2,
         message,
     )
+
+
+def test_without_a_compiler_compiled_training_is_refused(run, sample_shards):
+    flags = ["--train-data", sample_shards / "train", "--model", "tiny", "--compile"]
+    fail(run("train", *flags, CXX="no-such-compiler"), 2, "--compile needs a C++ compiler")
 
 
 def test_unknown_model_names_the_known_ones(run, sample_shards):
@@ -174,6 +265,7 @@ def test_a_second_run_under_one_name_needs_resume(run, trained, sample_shards):
         (["--seed", "9"], "give --seed 0"),
         (["--lanes", "10"], "give --lanes 384"),
         (["--model", "small"], "is of another model"),
+        (["--loss", "siglip"], "they differ in init_logit_bias, init_logit_scale"),
         (["--no-mlm"], "was trained with --mlm"),
     ],
 )
@@ -199,7 +291,8 @@ def test_damaged_checkpoint_is_said(run, trained, sample_shards, tmp_path, damag
     else:
         path.write_bytes(whole[: len(whole) // 3] if damage == "cut" else b"not a checkpoint")
     done = run("evaluate", "--data", sample_shards / "valid", "--checkpoint", path)
-    fail(done, 2 if damage == "other" else 1, f"{path}: not a checkpoint")
+    message = "does not fit the model: missing: " if damage == "other" else "not a whole checkpoint"
+    fail(done, 2 if damage == "other" else 1, f"{path}: {message}")
 
 
 def test_truncated_shard_stops_training_with_its_name(run, sample_shards, tmp_path):

@@ -7,6 +7,7 @@ import pytest
 
 from pipeline.checkpoint import Checkpoint, DataState
 from pipeline.resume import check_same_run, data_state
+from pmc_clip import load_model_config
 from shards import Folder, Mixture, UsageError, open_dataset, write_manifest, write_shard
 
 
@@ -25,8 +26,10 @@ def datasets(tmp_path):
 
 def resume(before: DataState, now: Mixture, tmp_path: Path) -> None:
     """Check a saved and loaded checkpoint of a run on `before` against a run on `now`."""
-    saved = Checkpoint({}, {}, 1, 24, 24, before, {}, "t", {"mlm": False}).save(tmp_path / "checkpoints")
-    check_same_run(Checkpoint.load(saved), saved, data=data_state(now), model={}, tokenizer="t", mlm=False)
+    model = load_model_config("tiny")
+    state = Checkpoint({}, {}, 1, 24, 24, before, model.to_dict(), "t", {"mlm": False})
+    saved = state.save(tmp_path / "checkpoints")
+    check_same_run(Checkpoint.load(saved), saved, data=data_state(now), model=model, tokenizer="t", mlm=False)
 
 
 def mix(datasets, names: str, lanes_of: list[int], seed: int = 0) -> Mixture:

@@ -125,4 +125,4 @@ def test_a_wait_under_way_counts_as_far_as_it_has_come(tmp_path):
         before = Snapshot.take(loader)
         time.sleep(0.3)
         report = StageReport.between(before, Snapshot.take(loader))
-        assert 0.9 < report.values()["buffers_full"] <= 1
+        assert 0.9 < report.values()["buffers_full"] < 1.01  # the clock is read a little before the counts

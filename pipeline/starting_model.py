@@ -1,0 +1,48 @@
+"""The model that a run trains: its config, as the flags change it, and the weights that it begins with."""
+
+import math
+from dataclasses import replace
+
+from pipeline.objective import MatchLossName
+from pmc_clip import PMCCLIP, ModelConfig
+from pmc_clip.pretrained import load_pretrained, read_pretrained
+from shards import UsageError
+
+# Where the sigmoid loss begins: the bias says that most pairs are negatives (Zhai et al. 2023, "Sigmoid Loss
+# for Language Image Pre-Training").
+SIGLIP_LOG_SCALE, SIGLIP_BIAS = math.log(10), -10.0
+
+
+def config_to_train(config: ModelConfig, loss: MatchLossName, *, mask_padding: bool) -> ModelConfig:
+    """The model config with what the flags --loss and --mask-padding ask of it."""
+    if mask_padding:
+        config = replace(config, text_cfg=replace(config.text_cfg, mask_padding=True))
+    if loss == "siglip" and config.init_logit_bias is None:
+        return replace(config, init_logit_scale=SIGLIP_LOG_SCALE, init_logit_bias=SIGLIP_BIAS)
+    if loss == "contrastive" and config.init_logit_bias is not None:
+        raise UsageError(
+            "the model config has an init_logit_bias, which --loss contrastive would never train: give "
+            "--loss siglip, or leave the field out of the config"
+        )
+    return config
+
+
+def begin_with_pretrained(model: PMCCLIP, name: str) -> str:
+    """Load the weights that --pretrained names; returns what was done, for a person to read.
+
+    The factor and the bias on similarities belong to one kind of loss: weights that were trained with the
+    other kind leave both where the model's config has them begin.
+    """
+    pretrained = read_pretrained(name)
+    told = f"starting from {pretrained.source} ({pretrained.layout} layout)"
+    given, own = pretrained.state_dict, model.state_dict()
+    if ("logit_bias" in given) != ("logit_bias" in own):
+        kept = {key: tensor for key, tensor in given.items() if key not in ("logit_scale", "logit_bias")}
+        begun = {key: own[key] for key in ("logit_scale", "logit_bias") if key in own}
+        pretrained = replace(pretrained, state_dict=kept | begun)
+        told += "; it was trained with another --loss, so logit_scale and logit_bias begin anew"
+    load_pretrained(model, pretrained)
+    ours = model.config.text_cfg.mask_padding
+    if pretrained.config and pretrained.config.text_cfg.mask_padding != ours:
+        told += f"; it was trained with mask_padding {not ours}, and goes on with {ours}"
+    return told
