@@ -185,11 +185,13 @@ class Run:
         except subprocess.TimeoutExpired:
             os.killpg(job.pid, signal.SIGKILL)
             job.wait()
-            # torchrun gives its workers sessions of their own, which a kill of the group does not reach
-            subprocess.run(
-                ["pkill", "-KILL", "-f", f"--logs {self.folder.parent} --name {self.folder.name}"],
-                check=False,
-            )
+            # torchrun gives its workers sessions of their own, which a kill of the group does not reach; one
+            # that was just being started has its flags only a moment later
+            pattern = f"--logs {self.folder.parent} --name {self.folder.name}"
+            for _ in range(3):
+                while not subprocess.run(["pkill", "-KILL", "-f", pattern], check=False).returncode:
+                    time.sleep(0.05)
+                time.sleep(0.1)
             return True
 
     def weights(self) -> dict[str, torch.Tensor]:
