@@ -32,16 +32,16 @@ from pipeline.decode import EvalImages
 from pipeline.device import start_processes
 from pipeline.features import compute_features
 from pipeline.open_data import open_data
-from pipeline.progress import Progress
-from pipeline.resume import check_same_run, choose_global_batch, data_state, find_checkpoint
 from pipeline.retrieval import retrieval_metrics
 from pipeline.run_log import RunLog, say
-from pipeline.schedule import CosineSchedule, RunLength
-from pipeline.starting_model import begin_with_pretrained, config_to_train
 from pipeline.text import TextStage
 from pipeline.topology import Topology
-from pipeline.train_config import DEFAULT_EPOCHS, TrainConfig
-from pipeline.trainer import OptimizerOptions, StepOptions, Trainer
+from pipeline.training.config import DEFAULT_EPOCHS, TrainConfig
+from pipeline.training.progress import Progress
+from pipeline.training.resume import check_same_run, choose_global_batch, data_state, find_checkpoint
+from pipeline.training.schedule import CosineSchedule, RunLength
+from pipeline.training.starting_model import begin_with_pretrained, config_to_train
+from pipeline.training.trainer import OptimizerOptions, StepOptions, Trainer
 from pmc_clip import PMCCLIP, create_model, get_tokenizer, load_model_config
 from shards.storage import write_atomically
 

@@ -7,9 +7,9 @@ from typing import Annotated, Literal
 import tyro
 
 from pipeline.checks import check_at_least, check_share, local_path
-from pipeline.compilation import check_compiler
 from pipeline.loading_flags import LoadingFlags
-from pipeline.objective import MatchLossName, Objective
+from pipeline.training.compilation import check_compiler
+from pipeline.training.objective import MatchLossName, Objective
 from pmc_clip import ModelError
 from pmc_clip.losses import LossWeights
 from shards import DEFAULT_LANES, UsageError

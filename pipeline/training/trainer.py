@@ -11,12 +11,12 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from pipeline.compilation import compile_model, mark_changing_sizes, named_compiler_failures
 from pipeline.loader import Batch
 from pipeline.model_input import batch_parts, make_part
-from pipeline.objective import Objective
-from pipeline.schedule import CosineSchedule
 from pipeline.topology import Topology
+from pipeline.training.compilation import compile_model, mark_changing_sizes, named_compiler_failures
+from pipeline.training.objective import Objective
+from pipeline.training.schedule import CosineSchedule
 from pmc_clip import PMCCLIP, Tokenizer
 from pmc_clip.accumulation import Losses, MatchLoss, Part, accumulate
 from shards.hashing import Purpose, derive

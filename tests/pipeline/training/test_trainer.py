@@ -8,14 +8,14 @@ import pytest
 import torch
 from torch._dynamo.testing import CompileCounter
 
-from pipeline.compilation import check_compiler
 from pipeline.data import reading_advice
 from pipeline.loader import Batch
-from pipeline.objective import Objective
-from pipeline.schedule import CosineSchedule
-from pipeline.starting_model import config_to_train
 from pipeline.topology import Topology
-from pipeline.trainer import OptimizerOptions, StepOptions, Trainer, decay_groups
+from pipeline.training.compilation import check_compiler
+from pipeline.training.objective import Objective
+from pipeline.training.schedule import CosineSchedule
+from pipeline.training.starting_model import config_to_train
+from pipeline.training.trainer import OptimizerOptions, StepOptions, Trainer, decay_groups
 from pmc_clip import ModelConfig, create_model, get_tokenizer, load_model_config, mask_tokens
 from pmc_clip.losses import LossWeights
 from shards import DataError, Mixture, UsageError, open_dataset

@@ -3,7 +3,7 @@
 import math
 from dataclasses import replace
 
-from pipeline.objective import MatchLossName
+from pipeline.training.objective import MatchLossName
 from pmc_clip import PMCCLIP, ModelConfig
 from pmc_clip.pretrained import load_pretrained, read_pretrained
 from shards import UsageError

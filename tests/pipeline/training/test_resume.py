@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.checkpoint import Checkpoint, DataState
-from pipeline.resume import check_same_run, data_state
+from pipeline.training.resume import check_same_run, data_state
 from pmc_clip import load_model_config
 from shards import Folder, Mixture, UsageError, open_dataset, write_manifest, write_shard
 

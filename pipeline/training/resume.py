@@ -7,7 +7,7 @@ import torch.distributed as dist
 
 from pipeline.checkpoint import Checkpoint, DataState, newest
 from pipeline.topology import Topology
-from pipeline.train_config import DEFAULT_BATCH, TrainConfig
+from pipeline.training.config import DEFAULT_BATCH, TrainConfig
 from pmc_clip import ModelConfig
 from shards import Mixture, UsageError
 

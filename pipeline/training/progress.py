@@ -8,10 +8,10 @@ from tqdm import tqdm
 from pipeline.data import source_counts
 from pipeline.loader import Loader
 from pipeline.run_log import RunLog, say
-from pipeline.schedule import RunLength
 from pipeline.stage_report import LEAST_SECONDS, Snapshot, StageReport
 from pipeline.topology import Topology
-from pipeline.trainer import Trainer, average_over_ranks
+from pipeline.training.schedule import RunLength
+from pipeline.training.trainer import Trainer, average_over_ranks
 from pmc_clip.accumulation import Losses
 from shards import Mixture
 

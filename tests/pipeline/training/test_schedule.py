@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.schedule import CosineSchedule, RunLength
+from pipeline.training.schedule import CosineSchedule, RunLength
 
 
 def test_learning_rate_warms_up_then_falls_to_zero():

@@ -47,7 +47,7 @@ class Objective:
                 return contrastive_loss(
                     image_features, text_features, logit_scale, sample_ids, caption_ids=same
                 )
-            assert logit_bias is not None  # `pipeline.starting_model` gives such a run's model one
+            assert logit_bias is not None  # `pipeline.training.starting_model` gives such a run's model one
             return siglip_loss(
                 image_features, text_features, logit_scale, logit_bias, sample_ids, caption_ids=same
             )
