@@ -10,6 +10,7 @@ import torch
 from pipeline.decode import EvalImages, TrainImages
 from pipeline.loader import BadSamplePolicy, Loader
 from pipeline.open_data import open_data
+from pipeline.table_flags import TableFlags
 from pipeline.text import TextStage
 from pipeline.topology import Topology
 from pipeline.user_transform import UserTransform
@@ -67,13 +68,16 @@ def parse_sources(words: Sequence[str]) -> tuple[list[str], list[float] | None]:
     return [match[1] for match in weighted], [float(match[2]) for match in weighted]
 
 
-def open_training_data(words: Sequence[str], topology: Topology, *, lanes: int, seed: int) -> Mixture:
+def open_training_data(
+    words: Sequence[str], topology: Topology, *, lanes: int, seed: int, tables: TableFlags | None = None
+) -> Mixture:
     """The data sets that --train-data names (see `parse_sources`), as one stream.
 
+    tables: how tables among them are read.
     Raises UsageError where there is no such data set, or where they cannot be mixed so.
     """
     addresses, weights = parse_sources(words)
-    datasets = [open_data(address, topology) for address in addresses]
+    datasets = [open_data(address, topology, tables) for address in addresses]
     return Mixture.by_weight(datasets, weights, lanes=lanes, seed=seed)
 
 

@@ -23,20 +23,23 @@ from pipeline.device import start_processes
 from pipeline.features import compute_features
 from pipeline.open_data import open_data
 from pipeline.open_model import open_model
+from pipeline.packed_table import check_tables
 from pipeline.retrieval import retrieval_metrics
 from pipeline.retrieval_sheet import write_retrieval_sheet
 from pipeline.run_log import say
+from pipeline.table_flags import TableFlags
 from pipeline.text import TextStage
 from pipeline.topology import Topology
 from shards.storage import write_atomically
 
 
-@dataclass(frozen=True)
-class EvaluateConfig:
+@dataclass(frozen=True, kw_only=True)
+class EvaluateConfig(TableFlags):
     """Flags of `pipeline.evaluate`."""
 
     data: str
-    """Folder of shards: a path or an address such as s3://bucket/prefix."""
+    """Folder of shards, a path or an address such as s3://bucket/prefix; or a table of images and captions.
+    """
     checkpoint: str
     """A checkpoint of a run (the file, or the `latest` beside it), or other weights as `pipeline.train
     --pretrained` reads them: a tag, a path, an address.
@@ -66,9 +69,10 @@ def evaluate(config: EvaluateConfig) -> None:
     check_at_least(config, batch_size=1, workers=1, prefetch_bytes=0)
     for flag, value in (("--metrics", config.metrics), ("--contact-sheet", config.contact_sheet)):
         local_path(flag, value or "")
+    check_tables(config, [config.data])
     topology = Topology.from_environment()
     opened = open_model(config.checkpoint, config.model)
-    dataset = open_data(config.data, topology)
+    dataset = open_data(config.data, topology, config)
     device = start_processes(topology)
     model = opened.on(device)
     options = make_options(config.workers, config.prefetch_bytes, topology, device)

@@ -9,6 +9,7 @@ from pipeline.checks import check_at_least, local_path, parse_bytes, parse_share
 from pipeline.data import LoaderOptions, make_options
 from pipeline.decode import TrainImages
 from pipeline.loader import BadSamplePolicy
+from pipeline.table_flags import TableFlags
 from pipeline.topology import Topology
 from pipeline.user_transform import load_transform
 from shards import UsageError
@@ -16,7 +17,7 @@ from shards.disk_cache import DiskCache
 
 
 @dataclass(frozen=True, kw_only=True)
-class LoadingFlags:
+class LoadingFlags(TableFlags):
     """How a command loads training samples."""
 
     crop_scale: float = 0.9

@@ -1,7 +1,9 @@
-"""Opening data by its address: a folder with a manifest, or tars that nobody has described yet.
+"""Opening data by its address: a folder with a manifest, tars that nobody has described yet, or a table that
+nobody has packed.
 
     open_data("shards/train", topology)
     open_data("s3://bucket/pmc/{000..163}.tar", topology)
+    open_data("train.csv", topology)                    # see `pipeline.packed_table`
 
 Tars without a manifest are described once, as `pipeline.index` does it by default, and what was found is kept
 in the user's cache, not beside the tars, since those may lie where nobody can write:
@@ -13,40 +15,44 @@ The name of the first ends with a hash of the tars' addresses, sizes and ETags o
 makes another name, and is read again, alone; nothing here is ever out of date, and all may be deleted.
 """
 
-import fcntl
 import hashlib
 import json
 import os
 import posixpath
 import re
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
 from pipeline.indexing.job import IndexedShards, NothingUsable, describe_shards, differing_shards
 from pipeline.indexing.member_flags import member_names
 from pipeline.indexing.report import describe_oddities
 from pipeline.indexing.shard_files import ShardFile, find_shards, names_shards
+from pipeline.packed_table import names_table, pack_table
+from pipeline.table_flags import TableFlags
 from pipeline.topology import Topology
+from pipeline.user_cache import cache_folder, cached_name, make_folders, one_at_a_time
 from pipeline.wording import counted
 from shards import DataError, Dataset, Folder, Manifest, MemberNames, UsageError, open_dataset
 from shards.manifest import MANIFEST
 from shards.storage import is_remote
 
-_LONGEST_NAME = 60
 # More would wait for the disk or the network, and each is a process with this one's memory.
 _MOST_WORKERS = 16
 
 
-def open_data(address: str, topology: Topology) -> Dataset:
-    """Open the data set at an address: the folder of one, or tars, named by a single address, by braces or
-    wildcards, or by several of these joined by `::`.
+def open_data(address: str, topology: Topology, tables: TableFlags | None = None) -> Dataset:
+    """Open the data set at an address: the folder of one; tars, named by a single address, by braces or
+    wildcards, or by several of these joined by `::`; or a table of images and captions.
 
-    Tars are described first, unless the manifest in their folder lists exactly them, or they were before;
-    of several processes one does it, and the others wait. Raises UsageError where there is nothing of the
-    kind, DataError where a tar is damaged or none of its samples can be used.
+    tables: how a table is read and where its images are.
+    Tars are described first, unless the manifest in their folder lists exactly them, or they were before; a
+    table is packed first, unless it was before. Of several processes one does it, and the others wait.
+    Raises UsageError where there is nothing of the kind, DataError where a tar is damaged or none of the
+    samples can be used.
     """
+    if names_table(address):
+        return pack_table(address, tables or TableFlags(), topology)
     if address.startswith("pipe:"):
         raise UsageError(
             f"{address}: a pipe gives bytes only from the first on, and samples are read from anywhere: give "
@@ -59,12 +65,13 @@ def open_data(address: str, topology: Topology) -> Dataset:
     if _listed_beside(files):
         return open_dataset(files[0].folder.address)
     names = member_names()
-    kept = _kept_indexes()
+    kept = cache_folder("indexes")
     folder = kept / _index_name(files, names)
     if not (folder / MANIFEST).exists():
         shared_parts = kept / "shards"
-        _make_folders(folder, shared_parts)
-        with _one_at_a_time(folder, address, quiet=topology.local_rank > 0):
+        make_folders("the index of these shards", folder, shared_parts)
+        waiting = f"{address}: another process is describing these shards; waiting for it"
+        with one_at_a_time(folder, waiting, quiet=topology.local_rank > 0):
             if not (folder / MANIFEST).exists():
                 _describe(address, files, folder, shared_parts, names)
     return open_dataset(str(folder))
@@ -87,43 +94,12 @@ def _listed_beside(files: Sequence[ShardFile]) -> bool:
     return not any(differing_shards(folder, manifest, files))
 
 
-def _kept_indexes() -> Path:
-    """The folder of all kept indexes."""
-    cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    return Path(cache).absolute() / "pmc-clip-stream" / "indexes"
-
-
-def _make_folders(*folders: Path) -> None:
-    try:
-        for folder in folders:
-            folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UsageError(
-            f"{error.filename}: the index of these shards cannot be kept here ({error.strerror}): name a "
-            "folder that you may write to in the environment variable XDG_CACHE_HOME"
-        ) from error
-
-
 def _index_name(files: Sequence[ShardFile], names: MemberNames) -> str:
     """The name of the folder that describes exactly these tars, as they are now."""
     identity = [names.to_dict(), [(file.address, file.size, file.version) for file in files]]
     digest = hashlib.sha256(json.dumps(identity).encode()).hexdigest()
     ends = dict.fromkeys(posixpath.splitext(file.name)[0] for file in (files[0], files[-1]))
-    shown = re.sub(r"[^A-Za-z0-9._-]+", "_", f"{files[0].folder.name}-{'-'.join(ends)}")
-    return f"{shown[:_LONGEST_NAME]}-{digest[:16]}"
-
-
-@contextmanager
-def _one_at_a_time(folder: Path, address: str, *, quiet: bool) -> Iterator[None]:
-    """Inside, no other process of this machine describes the same tars."""
-    with open(folder / "lock", "w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if not quiet:
-                _say(f"{address}: another process is describing these shards; waiting for it")
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
+    return cached_name(f"{files[0].folder.name}-{'-'.join(ends)}", digest)
 
 
 def _describe(

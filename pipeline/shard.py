@@ -12,7 +12,6 @@ ask for something else. Interrupted, the same command goes on with the shards th
 """
 
 import os
-import re
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -38,38 +37,29 @@ from pipeline.sharding.packing import Treatment
 from pipeline.sharding.plan import PackingPlan
 from pipeline.sharding.splits import GroupCounter, Splits, parse_splits
 from pipeline.sharding.spool import SpooledTable, spool_tables
-from pipeline.sharding.tables import TableFormat
+from pipeline.sharding.tables import TableFormat, table_stem
 from pipeline.sharding.tasks import find_task
 from pipeline.sharding.transcode import Transcoding
 from pipeline.sharding.worker_pool import run_in_processes, sigterm_interrupts
+from pipeline.table_flags import TableFlags
 from pipeline.wording import counted, next_step
 from shards import DataError, MemberNames, UsageError, open_dataset
 
 
-@dataclass(frozen=True)
-class ShardConfig:
+@dataclass(frozen=True, kw_only=True)
+class ShardConfig(TableFlags):
     """Flags of `pipeline.shard`."""
 
     csv: Annotated[tuple[str, ...], tyro.conf.arg(aliases=["--table"])]
     """Tables of images and captions: CSV, TSV, JSONL or Parquet, gzip'd or not, paths or addresses."""
     table_format: Literal["csv", "tsv", "jsonl", "parquet"] | None = None
     """Format of the tables; without it, their names tell."""
-    images: Annotated[tuple[str, ...], tyro.conf.arg(aliases=["--image-dir"])] = ()
-    """Where the images are: folders, .zip or .tar files, addresses such as s3://bucket/images; without it,
-    the table's own folder, or the `images`, `images.zip` or `images.tar` beside it.
-    """
     out: str | None = None
     """Folder for the shards: a path or an address such as s3://bucket/prefix; without it, shards/ and the
     table's name.
     """
-    image_key: Annotated[str, tyro.conf.arg(aliases=["--csv-img-key"])] = "image"
-    """Column with the image's name: a path below where the images are, or an address."""
-    caption_key: Annotated[str, tyro.conf.arg(aliases=["--csv-caption-key"])] = "caption"
-    """Column with the caption."""
     caption_lines: bool = False
     """Each line of a caption is a caption of its own, several of one image (as are the texts of a list)."""
-    separator: Annotated[str | None, tyro.conf.arg(aliases=["--csv-separator"])] = None
-    """What separates the fields of a CSV table, one character; without it, a comma."""
     samples_per_shard: int = 1000
     """Rows in a shard."""
     max_shard_size: str | None = None
@@ -114,22 +104,13 @@ class ShardConfig:
         check_at_least(self, samples_per_shard=1, workers=1, min_side=1, max_pixels=1)
         if not self.csv:
             raise UsageError("--csv: give at least one table")
-        separator = self.field_separator
-        if separator is not None and (len(separator) != 1 or separator in '"\r\n'):
-            raise UsageError(
-                f"--separator {self.separator!r}: it must be one character, no quote and no end of line"
-            )
+        self.check_table()
         if self.split is None and (self.group_key is not None or self.group_pattern is not None):
             raise UsageError("--group-key and --group-pattern say what --split keeps together: give that too")
         if self.dask is not None and self.workers is not None:
             raise UsageError("--workers counts processes here; with --dask, its workers do the work")
         if self.transcoding:
             self.transcoding.check()
-
-    @property
-    def field_separator(self) -> str | None:
-        """The separator, where a shell's `\\t` means a tab."""
-        return None if self.separator is None else self.separator.replace("\\t", "\t")
 
     @property
     def transcoding(self) -> Transcoding | None:
@@ -155,7 +136,7 @@ def shard(config: ShardConfig) -> None:
             "wrote; delete the old data set first, or choose another --out"
         )
     splits = parse_splits(config.split, config.group_key, config.group_pattern) if config.split else None
-    out = output_folder("--out", config.out or f"shards/{_stem(config.csv[0])}")
+    out = output_folder("--out", config.out or f"shards/{table_stem(config.csv[0])}")
     folder = JobFolder(out, splits.names if splits else ())
     workers = config.workers or len(os.sched_getaffinity(0))
     with sigterm_interrupts(), ExitStack() as opened:
@@ -183,11 +164,6 @@ def shard(config: ShardConfig) -> None:
             finished = _work(config, job)
     if finished:
         _summarise(folder, finished, time.perf_counter() - begin)
-
-
-def _stem(table: str) -> str:
-    """The name of a table without its folder and its endings: train of data/train.csv.gz."""
-    return re.sub(r"(\.\w+)?(\.gz)?$", "", table.rstrip("/").rpartition("/")[2])
 
 
 def _work(config: ShardConfig, job: Job) -> list[FinishedDataSet]:

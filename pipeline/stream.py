@@ -24,6 +24,7 @@ from pipeline.data import (
     check_global_batch,
     describe_training,
     open_training_data,
+    parse_sources,
     reading_advice,
     training_loader,
 )
@@ -31,6 +32,7 @@ from pipeline.interrupts import quick_end
 from pipeline.live_line import LiveLine
 from pipeline.loader import Batch, Loader
 from pipeline.loading_flags import LoadingFlags
+from pipeline.packed_table import check_tables
 from pipeline.run_log import say
 from pipeline.stage_report import Snapshot, StageReport
 from pipeline.topology import Topology, launched_as_group
@@ -42,7 +44,9 @@ class StreamConfig(LoadingFlags):
     """Flags of `pipeline.stream`."""
 
     data: tuple[str, ...]
-    """Data sets, each a path or an address such as s3://bucket/prefix; with weights, A=0.7 B=0.3."""
+    """Data sets, each a path or an address such as s3://bucket/prefix, or a table of images and captions;
+    with weights, A=0.7 B=0.3.
+    """
     batch_size: int = 64
     """Samples in a batch of each process."""
     batches: int | None = None
@@ -64,6 +68,7 @@ class StreamConfig(LoadingFlags):
         """Raise UsageError where the flags cannot be."""
         check_at_least(self, batch_size=1, batches=1, start=0, seed=0, lanes=1, image_size=1)
         self.check_loading()
+        check_tables(self, parse_sources(self.data)[0])
         if self.checksums and not self.keys:
             raise UsageError("--checksums adds a column to --keys FILE: give that too")
         if self.keys:
@@ -82,7 +87,7 @@ def stream(config: StreamConfig) -> None:
 
 
 def _stream(config: StreamConfig, topology: Topology, together: bool) -> None:
-    data = open_training_data(config.data, topology, lanes=config.lanes, seed=config.seed)
+    data = open_training_data(config.data, topology, lanes=config.lanes, seed=config.seed, tables=config)
     global_batch = config.batch_size * topology.world_size
     check_global_batch(global_batch, topology, data)
     batches = -(-len(data) // global_batch) if config.batches is None else config.batches

@@ -51,8 +51,10 @@ def train(config: TrainConfig) -> None:
     config.check()
     topology = Topology.from_environment()
     # Before the processes wait for one another, which has a time limit: describing tars can take longer.
-    train_data = open_training_data(config.train_data, topology, lanes=config.lanes, seed=config.seed)
-    valid = open_data(config.val_data, topology) if config.val_data else None
+    train_data = open_training_data(
+        config.train_data, topology, lanes=config.lanes, seed=config.seed, tables=config
+    )
+    valid = open_data(config.val_data, topology, config) if config.val_data else None
     device = start_processes(topology)
     model_config = config_to_train(
         load_model_config(config.model), config.loss, mask_padding=config.mask_padding

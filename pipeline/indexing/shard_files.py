@@ -58,7 +58,7 @@ def find_shards(patterns: Sequence[str]) -> list[ShardFile]:
     if twice:
         raise UsageError(f"{twice[0]} is named more than once: each shard belongs to a data set once")
     with ThreadPoolExecutor(16) as threads:  # an object store answers slowly, but many at a time
-        found = list(threads.map(_look_at, addresses))
+        found = list(threads.map(look_at, addresses))
     missing = [address for address, file in zip(addresses, found, strict=True) if file is None]
     if missing:
         raise UsageError(
@@ -147,18 +147,18 @@ def _file_system(address: str) -> tuple[Any, str]:
     return files, path
 
 
-def _look_at(address: str) -> ShardFile | None:
-    """The file at an address as it is now; None where there is none."""
+def look_at(address: str) -> ShardFile | None:
+    """The file at a path or an address as it is now; None where there is none."""
     try:
         if not is_remote(address):
-            status = os.stat(address)
+            status = os.stat(address.removeprefix("file://"))
             return ShardFile(address, status.st_size, f"mtime {status.st_mtime_ns}")
         files, path = _file_system(address)
         entry: dict[str, Any] = retry(lambda: files.info(path))
     except FileNotFoundError:
         return None
     except Exception as error:
-        raise storage_failure(address, "looking for the shard", error) from error
+        raise storage_failure(address, "looking for it", error) from error
     if entry["type"] != "file":
         return None
     if entry.get("size") is None:

@@ -8,6 +8,7 @@ Memory holds one row, or a thousand of a Parquet table, whatever the size of the
 """
 
 import posixpath
+import re
 from collections.abc import Iterator
 from urllib.parse import urlsplit
 
@@ -18,7 +19,7 @@ from pipeline.sharding.table_file import open_bytes, open_text
 from pipeline.sharding.table_format import TableFormat, TableKind
 from shards import UsageError
 
-__all__ = ["TableFormat", "TableKind", "read_table", "table_kind"]
+__all__ = ["TableFormat", "TableKind", "file_name", "read_table", "table_kind", "table_stem"]
 
 _KINDS: dict[str, TableKind] = {
     ".csv": "csv",
@@ -60,7 +61,7 @@ def table_kind(address: str, table: TableFormat) -> tuple[TableKind, bool]:
 
     Raises UsageError where neither says the kind.
     """
-    name = _file_name(address).lower()
+    name = file_name(address).lower()
     zipped = name.endswith(".gz")
     kind = table.kind or _KINDS.get(posixpath.splitext(name.removesuffix(".gz"))[1])
     if kind is None:
@@ -71,8 +72,13 @@ def table_kind(address: str, table: TableFormat) -> tuple[TableKind, bool]:
     return kind, zipped
 
 
-def _file_name(address: str) -> str:
-    """The last part of an address: without the query of a web address or the archive it is in."""
+def file_name(address: str) -> str:
+    """The last part of a table's address: without the query of a web address or the archive it is in."""
     address = address.split("::")[0]
     path = urlsplit(address).path if address.startswith(("http://", "https://")) else address
     return posixpath.basename(path)
+
+
+def table_stem(address: str) -> str:
+    """The name of a table without its folder and its endings: `train` of data/train.csv.gz."""
+    return re.sub(r"(\.\w+)?(\.gz)?$", "", file_name(address.rstrip("/")))

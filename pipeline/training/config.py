@@ -7,7 +7,9 @@ from typing import Annotated, Literal
 import tyro
 
 from pipeline.checks import check_at_least, check_share, local_path
+from pipeline.data import parse_sources
 from pipeline.loading_flags import LoadingFlags
+from pipeline.packed_table import check_tables
 from pipeline.training.compilation import check_compiler
 from pipeline.training.objective import MatchLossName, Objective
 from pmc_clip import ModelError
@@ -22,9 +24,11 @@ class TrainConfig(LoadingFlags):
     """What a training run is asked to do."""
 
     train_data: tuple[str, ...]
-    """Data sets, each a path or an address such as s3://bucket/prefix; with weights, A=0.7 B=0.3."""
+    """Data sets, each a path or an address such as s3://bucket/prefix, or a table of images and captions;
+    with weights, A=0.7 B=0.3.
+    """
     val_data: str | None = None
-    """Folder of validation shards."""
+    """Validation data: a folder of shards, or a table."""
     model: str = "RN50_fusion4"
     """Name of a model config, or the path of one (JSON)."""
     pretrained: str | None = None
@@ -113,6 +117,7 @@ class TrainConfig(LoadingFlags):
         if self.name is not None and (not self.name.strip(".") or Path(self.name).name != self.name):
             raise UsageError(f"--name {self.name}: a run's name is one folder's name; its place is --logs")
         local_path("--logs", self.logs)
+        check_tables(self, [*parse_sources(self.train_data)[0], *filter(None, [self.val_data])])
         weights = self.objective().weights
         if not self.mlm and (not weights.match or (weights.mlm and self.loss_weights != DEFAULT_WEIGHTS)):
             raise UsageError(
