@@ -88,7 +88,7 @@ def _pack(address: str, tables: TableFlags, shards: Path) -> None:
     from pipeline.shard import ShardConfig, shard  # heavy, and most runs are given shards
 
     print(
-        f"{address}: a table: packing it into shards once, which are kept in {shards}",
+        f"{address}: a table: packing it once into shards, which are kept in {shards}",
         file=sys.stderr,
         flush=True,
     )

@@ -2,6 +2,7 @@
 
 import os
 import runpy
+import shutil
 import signal
 import socket
 import subprocess
@@ -11,10 +12,14 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 import s3fs
 from hypothesis import settings
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
 
 # The same examples in every run; how long one takes depends on the machine, so there is no deadline.
 settings.register_profile("deterministic", derandomize=True, deadline=None, max_examples=60)
@@ -152,6 +157,26 @@ def processes_of_session(session: int) -> list[int]:
         if int(fields[3]) == session and fields[0] != "Z":
             found.append(int(entry.parent.name))
     return found
+
+
+@pytest.fixture
+def browser() -> "Iterator[Browser]":
+    """A real browser without a window (Debian's chromium, driven by playwright): `page = browser.new_page()`.
+
+    It reaches this machine only. Its absence is a failure in CI and a skip elsewhere.
+    """
+    sync_api = pytest.importorskip("playwright.sync_api")
+    program = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if program is None:
+        message = "no chromium on this machine: apt-get install chromium"
+        if os.environ.get("CI") == "true":
+            pytest.fail(message)
+        pytest.skip(message)
+    only_here = "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE localhost, EXCLUDE 127.0.0.1"
+    with sync_api.sync_playwright() as playwright:
+        opened = playwright.chromium.launch(executable_path=program, args=["--no-sandbox", only_here])
+        yield opened
+        opened.close()
 
 
 @pytest.fixture(scope="session")
