@@ -8,7 +8,8 @@ Written from what the published step computes, in the form it computes it in:
 - transformers' BertModel, with its pooler, reads all 77 positions without an attention mask;
 - nn.MultiheadAttention in the fusion blocks, positions first, over the 77 and two more;
 - log-softmax over the vocabulary at every position, of which nll_loss reads the few that are labelled;
-- AdamW as its constructor gives it; on a GPU fp16 autocast with a GradScaler, on a CPU float32.
+- AdamW as its constructor gives it; on a GPU fp16 autocast with a GradScaler, and cuDNN trying its algorithms
+  out; on a CPU float32.
 
 Left out is what only slows it down: CUDA_LAUNCH_BLOCKING=1, and reading the loss after a step. Parameters
 have the names of the published checkpoints, so a PMCCLIP's weights fit (`PublishedForm.like`).
@@ -240,6 +241,7 @@ class PublishedStep:
         ]
         self.optimizer = torch.optim.AdamW(groups, lr=1e-4)
         self.scaler = torch.amp.GradScaler(device.type, enabled=device.type == "cuda")
+        torch.backends.cudnn.benchmark = True
 
     def __call__(self, images: torch.Tensor, masked_texts: Sequence[str], label_texts: Sequence[str]) -> None:
         """images: [B, 3, S, S] float32, normalised, on the host."""

@@ -3,8 +3,8 @@
     match = contrastive_loss(image_features, text_features, logit_scale, sample_ids)
     total = LossWeights.parse("0.5,0.5").total(match, mlm_loss)
 
-No rank ever holds the global matrix of logits: each holds the rows of its own samples, or with `chunk` a few
-of these at a time.
+No rank ever holds the global matrix of logits: each holds the rows of its own samples, and of a very large
+batch a few of these at a time.
 """
 
 import math
@@ -22,6 +22,9 @@ from pmc_clip.gathering import Ranks
 
 PUBLISHED_WEIGHTS = {"0": (0.5, 0.5), "5": (0.33, 0.66), "9": (1.0, 0.0), "10": (0.0, 1.0)}
 """What the published `--loss-weight` codes stand for: weights of the match and the MLM loss."""
+
+LOGITS_AT_ONCE = 2**26
+"""The most logits that a loss holds, unless it is told: 256 MiB, and as much for their gradients."""
 
 
 @dataclass(frozen=True)
@@ -79,8 +82,9 @@ def contrastive_loss(
         are never each other's negatives. None: all differ.
     caption_ids: [local] int64, the same for captions: equal ids, equal captions.
     gather: compare with the pairs of all ranks, where torch.distributed is initialised; else with these.
-    chunk: rows of logits to hold at a time, in both directions, for very large batches: [chunk, global]
-        instead of [local, global], which are computed a second time on the way back. Equal to rounding.
+    chunk: rows of logits to hold at a time, in both directions: [chunk, global] instead of [local, global],
+        which are computed a second time on the way back. Equal to rounding. None: all of them, but of a very
+        large batch only as many as make `LOGITS_AT_ONCE`.
 
     Each rank returns the mean over its own pairs (float32 scalar; the local loss of open_clip). The mean of
     the ranks' losses is the loss of the global batch in one process, and the ranks' mean gradients, as
@@ -98,7 +102,7 @@ def contrastive_loss(
         alike = _Alike(image_features, ranks, sample_ids, caption_ids)
         total = images.new_zeros(())
         for rows, columns in ((images, all_texts), (texts, all_images)):
-            total = total + _over_chunks(partial(_cross_entropy, rows, columns, scale, alike), local, chunk)
+            total = total + _over_chunks(partial(_cross_entropy, rows, columns, scale, alike), alike, chunk)
         return total / (2 * local)
 
 
@@ -131,7 +135,7 @@ def siglip_loss(
         alike = _Alike(image_features, ranks, sample_ids, caption_ids)
         yes = F.softplus(-(scale * (images * texts).sum(1) + bias)).sum()
         no = _over_chunks(
-            partial(_sigmoid_negatives, images, ranks.gather(texts), scale, bias, alike), local, chunk
+            partial(_sigmoid_negatives, images, ranks.gather(texts), scale, bias, alike), alike, chunk
         )
         return (yes + no) / local
 
@@ -166,9 +170,9 @@ class _Alike:
     """Which samples of the global batch are those of this rank once more, by any of their ids."""
 
     def __init__(self, features: torch.Tensor, ranks: Ranks, *ids: torch.Tensor | None):
-        local = len(features)
-        self.first = ranks.own * local
-        self._global = ranks.count * local
+        self.rows = len(features)
+        self.columns = ranks.count * self.rows
+        self.first = ranks.own * self.rows
         self._device = features.device
         given = [values for values in ids if values is not None]
         # [kinds of ids, local] and [kinds of ids, global]; one collective for all kinds.
@@ -177,7 +181,7 @@ class _Alike:
 
     def of(self, rows: slice) -> torch.Tensor:
         """[rows, global] bool, for rows of the local batch."""
-        found = torch.zeros(rows.stop - rows.start, self._global, dtype=torch.bool, device=self._device)
+        found = torch.zeros(rows.stop - rows.start, self.columns, dtype=torch.bool, device=self._device)
         if self._own is not None and self._all is not None:
             for own, others in zip(self._own, self._all, strict=True):
                 found |= own[rows, None] == others
@@ -189,14 +193,17 @@ class _Alike:
 
 
 def _over_chunks(
-    loss_of_rows: Callable[[slice], torch.Tensor], count: int, chunk: int | None
+    loss_of_rows: Callable[[slice], torch.Tensor], alike: _Alike, chunk: int | None
 ) -> torch.Tensor:
-    """The sum of a loss over rows 0 … count - 1, a chunk of these at a time.
+    """The sum of a loss over this rank's rows, a chunk of these at a time.
 
     Each chunk is computed again on the way back, so that no two are in memory at once.
     """
+    count = alike.rows
     if chunk is None:
-        return loss_of_rows(slice(0, count))
+        chunk = max(1, LOGITS_AT_ONCE // alike.columns)
+        if chunk >= count:
+            return loss_of_rows(slice(0, count))
     if chunk < 1:
         raise ModelError(f"chunk is {chunk}: give the rows of logits to hold at a time, at least 1")
     return torch.stack(

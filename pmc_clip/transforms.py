@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
+from pmc_clip.errors import ModelError
+
 if TYPE_CHECKING:  # images are made ready in processes that should not wait for torch
     import torch
 
@@ -79,12 +81,16 @@ def normalize(
     images: "torch.Tensor", mean: Sequence[float] = MEAN, std: Sequence[float] = STD
 ) -> "torch.Tensor":
     """[B, 3, H, W] (or one of them) uint8 -> float32 on the same device, in the same memory format."""
+    import torch
+
+    if images.dtype != torch.uint8:
+        raise ModelError(f"images are {images.dtype}: normalise those of torch.uint8, and once")
     pixels = images.float()
-    return (
-        pixels.div_(255)
-        .sub_(pixels.new_tensor(mean).view(3, 1, 1))
-        .div_(pixels.new_tensor(std).view(3, 1, 1))
+    # Made on the device: a copy from the host would wait for all that a GPU still has to do.
+    mean_of_channels, std_of_channels = (
+        torch.stack([pixels.new_full((1, 1), value) for value in values]) for values in (mean, std)
     )
+    return pixels.div_(255).sub_(mean_of_channels).div_(std_of_channels)
 
 
 @dataclass(frozen=True)

@@ -122,9 +122,11 @@ def _most_elements(batch: int, sigmoid: bool, chunk: int | None) -> tuple[int, i
 
 
 @pytest.mark.parametrize("sigmoid", [False, True])
-def test_chunks_hold_only_their_rows_of_logits_forward_and_backward(sigmoid):
+def test_chunks_hold_only_their_rows_of_logits_forward_and_backward(sigmoid, monkeypatch):
     features = 2 * 64 * 4
     assert _most_elements(64, sigmoid, None) == (64 * 64, 64 * 64)
-    made, kept = _most_elements(64, sigmoid, 16)
-    assert made == 16 * 64
-    assert kept <= features
+    for chunk in (16, None):
+        made, kept = _most_elements(64, sigmoid, chunk)
+        assert made == 16 * 64
+        assert kept <= features
+        monkeypatch.setattr("pmc_clip.losses.LOGITS_AT_ONCE", 16 * 64)  # so that 64 pairs are very many

@@ -77,6 +77,14 @@ def test_normalisation_is_the_published_one_in_the_given_memory_format(figures):
     assert torch.equal(images, torch.from_numpy(crops).permute(0, 3, 1, 2))
 
 
+def test_images_are_normalised_once():
+    normalised = pmc_clip.normalize(torch.zeros(3, 4, 4, dtype=torch.uint8))
+    kept = normalised.clone()
+    with pytest.raises(pmc_clip.ModelError, match=r"images are torch\.float32: normalise those of torch\.uint8"):
+        pmc_clip.normalize(normalised)
+    assert torch.equal(normalised, kept)
+
+
 def _one_pixel(image: Image.Image) -> tuple[int, ...]:
     converted = pmc_clip.to_rgb(image)
     assert converted.mode == "RGB"
