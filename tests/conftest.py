@@ -21,6 +21,10 @@ from hypothesis import settings
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
+# Tests compute little: threads of arithmetic would cost more than they bring, above all on a busy machine.
+# Read by torch where it is imported first, here and in the processes that tests start.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 # The same examples in every run; how long one takes depends on the machine, so there is no deadline.
 settings.register_profile("deterministic", derandomize=True, deadline=None, max_examples=60)
 settings.load_profile("deterministic")
