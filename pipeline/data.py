@@ -137,6 +137,7 @@ def evaluation_loader(
     images: EvalImages,
     text: TextStage,
     options: LoaderOptions,
+    columns: Sequence[str] = (),
 ) -> Loader:
     """This rank's contiguous share of the data set, in manifest order, each sample once."""
     plan = EvaluationPlan(dataset.blocks.samples, topology.rank, topology.world_size)
@@ -148,6 +149,7 @@ def evaluation_loader(
         text=text,
         workers=options.workers,
         pin_memory=options.pin_memory,
+        columns=columns,
         draws_captions=False,
     )
 

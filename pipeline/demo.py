@@ -65,7 +65,9 @@ def demo(config: DemoConfig) -> None:
     packing = _pack_own(config, out / "shards") if config.csv else _pack_drawn(size, out)
     for command in (*packing, *_commands(config, size, out)):
         _run(command)
-    print(f"\nLook at {out / 'contact_sheet.html'} in a browser: queries with their best matches.")
+    print(
+        f"\nLook at {out / 'evaluation' / 'report.html'} in a browser: the figures, and what queries found."
+    )
     print(f"The whole job took {time.perf_counter() - begin:.0f} s; everything is in {out}/")
 
 
@@ -99,7 +101,7 @@ def _commands(config: DemoConfig, size: Size, out: Path) -> Iterator[list[str]]:
     yield [
         *("pipeline.evaluate", "--data", shards["test"]),
         *("--checkpoint", str(out / "runs" / "demo" / "checkpoints" / "latest")),
-        *("--contact-sheet", str(out / "contact_sheet.html")),
+        *("--out", str(out / "evaluation")),
     ]
 
 

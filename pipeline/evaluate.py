@@ -1,36 +1,32 @@
-"""Evaluate a model: image→text and text→image retrieval on a data set of shards.
+"""Evaluate a model on a data set, with figures and a report.
 
     python -m pipeline.evaluate --data shards/test --checkpoint runs/NAME/checkpoints/latest
-    python -m pipeline.evaluate --data s3://bucket/test --checkpoint .../latest --contact-sheet sheet.html
-    python -m pipeline.evaluate --data shards/test --checkpoint PMC_CLIP:beta
+    python -m pipeline.evaluate --data s3://bucket/test --checkpoint PMC_CLIP:beta --out evaluated/beta
+    python -m pipeline.evaluate --data test.csv --checkpoint PMC_CLIP:beta
     torchrun --nproc_per_node 4 -m pipeline.evaluate --data shards/test --checkpoint .../checkpoints/latest
 
-Prints a table and writes the same figures as JSON.
+Prints a table; writes the same figures as metrics.json, and a page to look at, report.html.
 """
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import torch.distributed as dist
 
-from pipeline.checks import check_at_least, local_path
+from pipeline.checks import check_at_least, check_no_file, local_path
 from pipeline.cli import main
-from pipeline.data import evaluation_loader, make_options
-from pipeline.decode import EvalImages
+from pipeline.data import make_options
 from pipeline.device import start_processes
-from pipeline.features import compute_features
+from pipeline.evaluation.output import EvaluationOutput
+from pipeline.evaluation.subject import Subject
+from pipeline.evaluation.tasks import Task, columns_of, make_evaluator
 from pipeline.open_data import open_data
 from pipeline.open_model import open_model
 from pipeline.packed_table import check_tables
-from pipeline.retrieval import retrieval_metrics
-from pipeline.retrieval_sheet import write_retrieval_sheet
 from pipeline.run_log import say
 from pipeline.table_flags import TableFlags
-from pipeline.text import TextStage
 from pipeline.topology import Topology
-from shards.storage import write_atomically
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,60 +52,57 @@ class EvaluateConfig(TableFlags):
     """Decoding threads of each process; without it, the machine's cores shared among its processes."""
     prefetch_bytes: int | None = None
     """Bytes each process reads ahead of use; without it, 2 GiB shared among a machine's processes."""
-    metrics: str | None = None
-    """File for the figures (JSON); without it, evaluation/DATA-CHECKPOINT.json in the run's folder (in the
-    current one for weights that are of no run), or DATA-CHECKPOINT-published.json with --decode published.
+    task: tuple[Task, ...] = ("retrieval",)
+    """What to evaluate; several tasks share one pass over the data."""
+    out: str | None = None
+    """Folder for metrics.json and report.html; without it, evaluation/DATA-CHECKPOINT in the run's folder (in
+    the current one for weights that are of no run), or DATA-CHECKPOINT-published with --decode published.
     """
-    contact_sheet: str | None = None
-    """File for a page (HTML) of queries with their best matches."""
 
 
 def evaluate(config: EvaluateConfig) -> None:
-    """Compute features, then ranks; print and write them."""
+    """Run the evaluators; print what they find, and write it."""
     check_at_least(config, batch_size=1, workers=1, prefetch_bytes=0)
-    for flag, value in (("--metrics", config.metrics), ("--contact-sheet", config.contact_sheet)):
-        local_path(flag, value or "")
+    check_no_file("--out", local_path("--out", config.out or ""))
     check_tables(config, [config.data])
     topology = Topology.from_environment()
     opened = open_model(config.checkpoint, config.model)
     dataset = open_data(config.data, topology, config)
+    evaluators = [make_evaluator(task) for task in dict.fromkeys(config.task)]
     device = start_processes(topology)
-    model = opened.on(device)
-    options = make_options(config.workers, config.prefetch_bytes, topology, device)
-    images = EvalImages(model.config.vision_cfg.image_size, config.decode)
-    with evaluation_loader(
+    subject = Subject(
+        opened.on(device),
+        opened.tokenizer,
         dataset,
         topology,
+        device,
+        make_options(config.workers, config.prefetch_bytes, topology, device),
         batch_size=config.batch_size,
-        images=images,
-        text=TextStage(opened.tokenizer),
-        options=options,
-    ) as loader:
-        features = compute_features(model, loader, device)
+        decode=config.decode,
+        columns=columns_of(evaluators),
+    )
+    title = f"{config.data}: {len(dataset):,} pairs; {opened.title}"
     if topology.is_main:
-        metrics = retrieval_metrics(features.image, features.text)
-        print(f"{config.data}: {len(dataset):,} pairs; {opened.title}")
-        print(metrics.table(), flush=True)
+        print(title, flush=True)
+    found = {}
+    for evaluator in evaluators:
+        if findings := evaluator.run(subject):
+            found[evaluator.task] = findings
+            print(findings.table, flush=True)
+    if topology.is_main:
         suffix = "" if config.decode == "exact" else f"-{config.decode}"
-        out = (
-            Path(config.metrics)
-            if config.metrics
-            else opened.folder / "evaluation" / f"{dataset.name}-{opened.name}{suffix}.json"
-        )
-        report = {
+        default = opened.folder / "evaluation" / f"{dataset.name}-{opened.name}{suffix}"
+        output = EvaluationOutput(Path(config.out) if config.out else default)
+        provenance = {
             "data": config.data,
             "fingerprint": dataset.manifest.fingerprint,
             "checkpoint": opened.source,
             **opened.progress,
             "pairs": len(dataset),
             "decode": config.decode,
-            **metrics.to_dict(),
         }
-        write_atomically(out, json.dumps(report, indent=1).encode())
-        say(f"figures: {out}")
-        if config.contact_sheet:
-            write_retrieval_sheet(Path(config.contact_sheet), dataset, features, metrics)
-            say(f"contact sheet: {config.contact_sheet}")
+        output.write(title, provenance, found)
+        say(f"figures: {output.metrics}\nreport: {output.report}")
     if topology.world_size > 1:
         dist.destroy_process_group()
 

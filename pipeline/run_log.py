@@ -2,6 +2,7 @@
 
 import json
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ class RunLog:
         self,
         step: int,
         samples_seen: int,
-        values: dict[str, float],
+        values: Mapping[str, float],
         kind: str,
         notes: dict[str, str] | None = None,
     ) -> None:

@@ -23,16 +23,14 @@ from pipeline.cli import main
 from pipeline.data import (
     check_global_batch,
     describe_training,
-    evaluation_loader,
     open_training_data,
     reading_advice,
     training_loader,
 )
-from pipeline.decode import EvalImages
 from pipeline.device import start_processes
-from pipeline.features import compute_features
+from pipeline.evaluation.retrieval import RetrievalEvaluator
+from pipeline.evaluation.subject import Subject
 from pipeline.open_data import open_data
-from pipeline.retrieval import retrieval_metrics
 from pipeline.run_log import RunLog, say
 from pipeline.text import TextStage
 from pipeline.topology import Topology
@@ -154,19 +152,13 @@ def train(config: TrainConfig) -> None:
         if valid is None:
             return
         trainer.synchronise_buffers()
-        with evaluation_loader(
-            valid,
-            topology,
-            batch_size=64,
-            images=EvalImages(image_size, config.eval_decode),
-            text=TextStage(tokenizer),
-            options=options,
-        ) as batches:
-            features = compute_features(model, batches, device)
-        if log:
-            metrics = retrieval_metrics(features.image, features.text)
-            log.write(trainer.step, trainer.samples_seen, metrics.to_dict(), "valid")
-            say(f"validation after step {trainer.step:,}: {metrics.line()}")
+        subject = Subject(
+            trainer.model, tokenizer, valid, topology, device, options, decode=config.eval_decode
+        )
+        findings = RetrievalEvaluator().run(subject)
+        if log and findings:
+            log.write(trainer.step, trainer.samples_seen, findings.values, "valid")
+            say(f"validation after step {trainer.step:,}: {findings.line}")
 
     loader = training_loader(
         train_data,

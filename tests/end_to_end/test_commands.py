@@ -78,20 +78,17 @@ def test_evaluation_gives_the_figures_of_the_last_validation(
     run, trained, sample_shards, tmp_path, processes
 ):
     flags = ["--data", sample_shards / "valid", "--checkpoint", trained / "checkpoints" / "latest"]
-    out = tmp_path / "figures.json"
-    done = run(
-        "evaluate", *flags, "--metrics", out, "--contact-sheet", tmp_path / "sheet.html", processes=processes
-    )
+    done = run("evaluate", *flags, "--out", "out", processes=processes)
     assert done.returncode == 0, done.stderr
     assert "R@10" in done.stdout
     assert "chance" in done.stdout
-    figures = json.loads(out.read_text())
-    assert figures["pairs"] == 26
+    found = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert found["pairs"] == 26
     validation = json.loads((trained / "metrics.jsonl").read_text().splitlines()[-1])
     for name, value in validation.items():
         if name not in ("kind", "step", "samples_seen"):
-            assert figures[name] == pytest.approx(value, abs=1e-6), name
-    assert "<html" in (tmp_path / "sheet.html").read_text()
+            assert found["metrics"][name] == pytest.approx(value, abs=1e-6), name
+    assert "<html" in (tmp_path / "out" / "report.html").read_text()
 
 
 @pytest.mark.parametrize("processes", [1, pytest.param(2, marks=pytest.mark.slow)])
@@ -130,7 +127,7 @@ def test_published_weights_are_evaluated_and_trained_on(run, sample_shards, gold
     checkpoint, model = golden_file
     done = run("evaluate", "--data", sample_shards / "valid", "--checkpoint", checkpoint, "--model", model)
     assert done.returncode == 0, done.stderr
-    figures = json.loads((tmp_path / "evaluation" / "valid-checkpoint.json").read_text())
+    figures = json.loads((tmp_path / "evaluation" / "valid-checkpoint" / "metrics.json").read_text())
     assert (figures["checkpoint"], figures["pairs"]) == (str(checkpoint), 26)
     assert "step" not in figures
 
@@ -191,7 +188,7 @@ def test_the_whole_job_runs_over_s3(run, sample_shards, tmp_path, s3):
     assert done.returncode == 0, done.stderr
     evaluated = run("evaluate", "--data", f"{s3}/whole/valid", "--checkpoint", "runs/s3/checkpoints/latest")
     assert evaluated.returncode == 0, evaluated.stderr
-    assert (tmp_path / "runs" / "s3" / "evaluation" / "valid-step-00000002.json").exists()
+    assert (tmp_path / "runs" / "s3" / "evaluation" / "valid-step-00000002" / "report.html").exists()
 
 
 def fail(done, code: int, message: str) -> None:

@@ -16,7 +16,7 @@ def test_demo_runs_on_a_users_own_table(run, shared, tmp_path):
         "pipeline.evaluate",
     ]
     assert "R@10" in done.stdout
-    assert (tmp_path / "demo" / "contact_sheet.html").exists()
+    assert (tmp_path / "demo" / "evaluation" / "report.html").exists()
 
 
 def test_demo_refuses_a_table_without_the_columns(run, tmp_path):

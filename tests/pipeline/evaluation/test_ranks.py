@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from pipeline.retrieval import DirectionMetrics, retrieval_metrics, retrieval_ranks, top_matches
+from pipeline.evaluation.ranks import retrieval_ranks, top_matches
+from pipeline.evaluation.retrieval_metrics import DirectionMetrics, retrieval_metrics
 
 
 def features(count: int, seed: int, dimensions: int = 8) -> torch.Tensor:

@@ -1,42 +1,39 @@
 """The contact sheet of an evaluation: some of its queries, in both directions, with what they found."""
 
-from pathlib import Path
-
 import torch
 
-from pipeline.contact_sheet import Item, Match, Query, contact_sheet
-from pipeline.features import Features
-from pipeline.retrieval import RetrievalMetrics, retrieval_ranks, top_matches
+from pipeline.evaluation.contact_sheet import Item, Match, Query, contact_sheet
+from pipeline.evaluation.evaluator import Section
+from pipeline.evaluation.ranks import retrieval_ranks, top_matches
 from shards import Dataset, Sample
-from shards.storage import write_atomically
 
 MATCHES = 5
 
 
-def write_retrieval_sheet(
-    path: Path, dataset: Dataset, features: Features, metrics: RetrievalMetrics, queries: int = 8
-) -> None:
-    """Write the page for `queries` samples, spread evenly over the data set; the same ones every time."""
+def example_queries(
+    dataset: Dataset, image: torch.Tensor, text: torch.Tensor, queries: int = 8
+) -> list[Section]:
+    """`queries` samples, spread evenly over the data set; the same ones every time."""
     chosen = torch.linspace(0, len(dataset) - 1, min(queries, len(dataset))).round().long()
     directions = {
         "Image → text: a figure, and the captions that fit it best": (
-            features.image,
-            features.text,
+            image,
+            text,
             _image,
             _caption,
         ),
         "Text → image: a caption, and the figures that fit it best": (
-            features.text,
-            features.image,
+            text,
+            image,
             _caption,
             _image,
         ),
     }
-    sections = {}
+    sections = []
     for name, (asking, answering, ask, answer) in directions.items():
         scores, found = top_matches(asking[chosen], answering, MATCHES)
         ranks = retrieval_ranks(asking[chosen], answering, chosen)
-        sections[name] = [
+        found_by = [
             Query(
                 ask(dataset.read_sample(number)),
                 [
@@ -47,8 +44,8 @@ def write_retrieval_sheet(
             )
             for row, number in enumerate(chosen.tolist())
         ]
-    page = contact_sheet(f"Retrieval on {dataset.name}: {len(dataset):,} pairs", metrics.table(), sections)
-    write_atomically(path, page.encode())
+        sections.append(Section(name, contact_sheet(found_by)))
+    return sections
 
 
 def _image(sample: Sample) -> Item:

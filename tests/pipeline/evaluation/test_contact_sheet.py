@@ -5,7 +5,9 @@ import re
 
 from PIL import Image
 
-from pipeline.contact_sheet import Item, Match, Query, contact_sheet
+from pipeline.evaluation.contact_sheet import Item, Match, Query, contact_sheet
+from pipeline.evaluation.evaluator import Section
+from pipeline.evaluation.report import report_page
 
 
 def picture(mode: str = "RGB") -> bytes:
@@ -17,7 +19,7 @@ def picture(mode: str = "RGB") -> bytes:
 def test_page_is_self_contained_and_escapes_captions():
     hostile = '<script>alert("x")</script> & "quotes" ' + "long " * 100
     query = Query(Item(picture("RGBA")), [Match(Item(caption=hostile), 0.5, True)], 1.0)
-    page = contact_sheet("<i>heading", "a & b", {"<u>section": [query]})
+    page = report_page("<i>heading", "a & b", [Section("<u>section", contact_sheet([query]))])
     for tag in ("<script>", "<i>", "<u>"):
         assert tag not in page
     assert "&lt;script&gt;" in page
@@ -29,7 +31,7 @@ def test_page_is_self_contained_and_escapes_captions():
 
 def test_the_right_match_is_marked_and_ranks_and_scores_are_shown():
     matches = [Match(Item(caption="first"), 0.912, False), Match(Item(caption="second"), 0.834, True)]
-    page = contact_sheet("t", "s", {"x": [Query(Item(caption="asked"), matches, 14.5)]})
+    page = contact_sheet([Query(Item(caption="asked"), matches, 14.5)])
     cards = re.findall(r'<div class="card( correct)?">.*?<p class="score">([^<]*)</p>', page)
     assert cards == [("", "0.912"), (" correct", "0.834 ✓")]
     assert "own pair at rank 14.5" in page
