@@ -15,7 +15,7 @@ from published_step import AllQueryPool
 import pmc_clip.fusion
 import pmc_clip.text_tower
 from pipeline.training.compilation import compile_model, mark_changing_sizes
-from pipeline.training.trainer import decay_groups
+from pipeline.training.optimizer import decay_groups
 from pmc_clip import PMCCLIP, ModelConfig
 from pmc_clip.accumulation import Part
 from pmc_clip.fusion import ResidualAttentionBlock

@@ -13,34 +13,27 @@ started again with the same command and `--resume auto`, it ends with the same w
 import json
 from contextlib import nullcontext
 from dataclasses import asdict
-from pathlib import Path
 
 import torch
 import torch.distributed as dist
 
-from pipeline.checkpoint import Checkpoint
 from pipeline.cli import main
-from pipeline.data import (
-    check_global_batch,
-    describe_training,
-    open_training_data,
-    reading_advice,
-    training_loader,
-)
+from pipeline.data import describe_training, open_training_data, reading_advice, training_loader
 from pipeline.device import start_processes
-from pipeline.evaluation.retrieval import RetrievalEvaluator
-from pipeline.evaluation.subject import Subject
 from pipeline.open_data import open_data
 from pipeline.run_log import RunLog, say
 from pipeline.text import TextStage
 from pipeline.topology import Topology
-from pipeline.training.config import DEFAULT_EPOCHS, TrainConfig
+from pipeline.training.config import TrainConfig
 from pipeline.training.progress import Progress
-from pipeline.training.resume import check_same_run, choose_global_batch, data_state, find_checkpoint
-from pipeline.training.schedule import CosineSchedule, RunLength
+from pipeline.training.resume import data_state
+from pipeline.training.saving import Saver
+from pipeline.training.start import Start, find_start
 from pipeline.training.starting_model import begin_with_pretrained, config_to_train
-from pipeline.training.trainer import OptimizerOptions, StepOptions, Trainer
-from pmc_clip import PMCCLIP, create_model, get_tokenizer, load_model_config
+from pipeline.training.summary import summarize
+from pipeline.training.trainer import Trainer
+from pipeline.training.validation import Validation
+from pmc_clip import ModelConfig, Tokenizer, create_model, get_tokenizer, load_model_config
 from shards.storage import write_atomically
 
 
@@ -59,103 +52,38 @@ def train(config: TrainConfig) -> None:
     )
     tokenizer = get_tokenizer(model_config)
     image_size = model_config.vision_cfg.image_size
-    data = data_state(train_data)
-    folder = Path(config.logs) / (config.name or f"{Path(config.model).stem}-{train_data.name}")
+    folder = config.run_folder(config.model, train_data.name)
 
-    # Where the run stands.
-    checkpoint = None
-    if path := find_checkpoint(config, folder, topology):
-        checkpoint = Checkpoint.load(path)
-        check_same_run(
-            checkpoint,
-            path,
-            data=data,
-            model=model_config,
-            tokenizer=tokenizer.fingerprint(),
-            mlm=config.mlm,
-        )
-        say(f"going on from {path}: step {checkpoint.step:,}", main=topology.is_main)
-    global_batch = choose_global_batch(config, checkpoint, topology)
-    check_global_batch(global_batch, topology, train_data)
-    config.check_parts(global_batch // topology.world_size)
-    length = RunLength.plan(
-        epoch=len(train_data),
-        global_batch=global_batch,
-        epochs=config.epochs or (None if config.steps else DEFAULT_EPOCHS),
-        steps=config.steps,
-        start=checkpoint.samples_seen if checkpoint else 0,
-        step=checkpoint.step if checkpoint else 0,
-    )
-
-    # The model and its optimiser.
-    torch.manual_seed(config.seed)
-    drawn = checkpoint is None and config.pretrained is None
-    model = create_model(
-        model_config, mlm=config.mlm, pretrained_text=drawn, pretrained_image=None if drawn else False
-    )
-    if checkpoint:
-        model.load_state_dict(checkpoint.state_dict)
-    elif config.pretrained:
-        say(begin_with_pretrained(model, config.pretrained), main=topology.is_main)
-    warmup = (
-        min(10_000 * global_batch, length.horizon // 10)
-        if config.warmup is None
-        else config.warmup * global_batch
-    )
-    schedule = CosineSchedule(config.lr, warmup, length.horizon)
-    trainer = Trainer(
-        model,
-        tokenizer,
-        schedule=schedule,
-        optimizer=OptimizerOptions(config.beta1, config.beta2, config.eps, config.wd),
-        topology=topology,
-        device=device,
-        seed=config.seed,
-        options=StepOptions(
-            config.objective(),
-            bf16=config.precision == "bf16" or (config.precision is None and device.type == "cuda"),
-            parts=config.accum,
-            compiled=config.compile,
-        ),
-    )
-    if checkpoint:
-        trainer.load_optimizer(checkpoint.optimizer)
-        trainer.step, trainer.samples_seen = checkpoint.step, checkpoint.samples_seen
-
-    # The data.
+    start = find_start(config, folder, train_data, model_config, tokenizer, topology)
+    length = start.length
+    trainer = build_trainer(config, start, model_config, tokenizer, topology, device)
     options = config.loader_options(topology, device)
     log = None
     if topology.is_main:
         say("\n".join(describe_training(train_data)) + f"; {reading_advice(train_data, topology)}")
-        say(_summary(folder, model, config, length, topology, device))
+        say(summarize(folder, trainer.model, config, length, topology, device))
         log = RunLog(folder, trainer.step)
-        run = asdict(config) | {"global_batch_size": global_batch, "world_size": topology.world_size}
+        run = asdict(config) | {
+            "global_batch_size": length.global_batch,
+            "world_size": topology.world_size,
+        }
         write_atomically(folder / "config.json", json.dumps(run, indent=1).encode())
+    saver = Saver(
+        folder / "checkpoints", data_state(train_data), model_config, tokenizer.fingerprint(), asdict(config)
+    )
+    validation = None
+    if valid:
+        validation = Validation(valid, tokenizer, config.eval_decode, options, topology, device)
 
     def save() -> None:
-        if not topology.is_main:
-            return
-        state = Checkpoint(
-            state_dict=model.state_dict(),
-            optimizer=trainer.optimizer.state_dict(),
-            step=trainer.step,
-            samples_seen=trainer.samples_seen,
-            global_batch=global_batch,
-            data=data,
-            model=model_config.to_dict(),
-            tokenizer=tokenizer.fingerprint(),
-            config=asdict(config),
-        )
-        say(f"saved {state.save(folder / 'checkpoints')}")
+        if topology.is_main:
+            saver.save(trainer)
 
     def validate() -> None:
-        if valid is None:
+        if validation is None:
             return
         trainer.synchronise_buffers()
-        subject = Subject(
-            trainer.model, tokenizer, valid, topology, device, options, decode=config.eval_decode
-        )
-        findings = RetrievalEvaluator().run(subject)
+        findings = validation.run(trainer.model)
         if log and findings:
             log.write(trainer.step, trainer.samples_seen, findings.values, "valid")
             say(f"validation after step {trainer.step:,}: {findings.line}")
@@ -163,7 +91,7 @@ def train(config: TrainConfig) -> None:
     loader = training_loader(
         train_data,
         topology,
-        global_batch=global_batch,
+        global_batch=length.global_batch,
         start=length.start,
         stop=length.stop,
         images=config.train_images(image_size),
@@ -174,7 +102,7 @@ def train(config: TrainConfig) -> None:
     with cache, loader, Progress(loader, log, topology, length, train_data) as progress:
         for batch in loader:
             learning_rate = trainer.learning_rate
-            losses = trainer.train_step(batch, global_batch)
+            losses = trainer.train_step(batch)
             progress.advance()
             last = trainer.samples_seen >= length.stop
             epochs_done = length.ends_epoch(trainer.samples_seen)
@@ -193,26 +121,36 @@ def train(config: TrainConfig) -> None:
         dist.destroy_process_group()
 
 
-def _summary(
-    folder: Path,
-    model: PMCCLIP,
+def build_trainer(
     config: TrainConfig,
-    length: RunLength,
+    start: Start,
+    model_config: ModelConfig,
+    tokenizer: Tokenizer,
     topology: Topology,
     device: torch.device,
-) -> str:
-    """The run in one line, before it begins."""
-    parameters = sum(parameter.numel() for parameter in model.parameters())
-    steps = (length.stop - length.start) // length.global_batch
-    own_batch = length.global_batch // topology.world_size
-    parts = f" in {config.accum} parts" if config.accum > 1 else ""
-    return (
-        f"{folder}: {parameters / 1e6:.1f} M parameters on {topology.world_size} × {device.type}; "
-        f"loss {config.objective().describe(mlm=config.mlm)}; "
-        f"{own_batch}{parts} × {topology.world_size} = {length.global_batch} "
-        f"samples a step; "
-        f"{steps:,} steps, {(length.stop - length.start) / length.epoch:.1f} epochs to go"
+) -> Trainer:
+    """The model and its optimiser, where the run stands."""
+    torch.manual_seed(config.seed)
+    drawn = start.checkpoint is None and config.pretrained is None
+    model = create_model(
+        model_config, mlm=config.mlm, pretrained_text=drawn, pretrained_image=None if drawn else False
     )
+    if config.pretrained and not start.checkpoint:
+        say(begin_with_pretrained(model, config.pretrained), main=topology.is_main)
+    trainer = Trainer(
+        model,
+        tokenizer,
+        schedule=config.schedule(start.length.horizon, start.length.global_batch),
+        optimizer=config.optimizer_options(),
+        topology=topology,
+        device=device,
+        seed=config.seed,
+        global_batch=start.length.global_batch,
+        options=config.step_options(config.objective(), device),
+    )
+    if start.checkpoint:
+        trainer.load(start.checkpoint)
+    return trainer
 
 
 if __name__ == "__main__":

@@ -2,16 +2,21 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
+import tyro
 import xxhash
 
+from pipeline.checks import check_share
+from pmc_clip import ModelError
 from pmc_clip.accumulation import MatchLoss
 from pmc_clip.losses import LossWeights, contrastive_loss, siglip_loss
+from shards import UsageError
 
 MatchLossName = Literal["contrastive", "siglip"]
+DEFAULT_WEIGHTS = "0.5,0.5"
 
 
 @dataclass(frozen=True)
@@ -53,6 +58,43 @@ class Objective:
             )
 
         return compare
+
+
+@dataclass(frozen=True, kw_only=True)
+class ObjectiveFlags:
+    """What a run minimises."""
+
+    loss: MatchLossName = "contrastive"
+    """Loss of matching images with captions: contrastive, as published, or siglip, a sigmoid for each pair.
+    """
+    mlm: bool = False
+    """Train masked-token prediction beside matching."""
+    mask_ratio: float = 0.15
+    """Share of a caption's words that are masked, with --mlm."""
+    loss_weights: Annotated[str, tyro.conf.arg(aliases=["--loss-weight"])] = DEFAULT_WEIGHTS
+    """Weights of the matching and the masked-token loss, with --mlm; or a published code: 0 (0.5,0.5),
+    5 (0.33,0.66), 9 (1,0), 10 (0,1). A loss of weight 0 is still computed and logged.
+    """
+    ignore_same_captions: bool = False
+    """Samples with the same caption are never each other's negatives, as a sample with itself never is."""
+
+    def check_objective(self) -> None:
+        """Raise UsageError where the flags cannot be, or contradict each other."""
+        check_share(self, "mask_ratio")
+        weights = self.objective().weights
+        if not self.mlm and (not weights.match or (weights.mlm and self.loss_weights != DEFAULT_WEIGHTS)):
+            raise UsageError(
+                f"--loss-weights {self.loss_weights}: the second number is of masked-token prediction, which "
+                "--mlm trains: give both flags or none"
+            )
+
+    def objective(self) -> Objective:
+        """What the flags stand for."""
+        try:
+            weights = LossWeights.parse(self.loss_weights)
+        except ModelError as error:
+            raise UsageError(f"--loss-weights: {error}") from error
+        return Objective(self.loss, weights, self.ignore_same_captions)
 
 
 def caption_ids(captions: Sequence[str]) -> torch.Tensor:

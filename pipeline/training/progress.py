@@ -10,7 +10,7 @@ from pipeline.loader import Loader
 from pipeline.run_log import RunLog, say
 from pipeline.stage_report import LEAST_SECONDS, Snapshot, StageReport
 from pipeline.topology import Topology
-from pipeline.training.schedule import RunLength
+from pipeline.training.length import RunLength
 from pipeline.training.trainer import Trainer, average_over_ranks
 from pmc_clip.accumulation import Losses
 from shards import Mixture

@@ -7,12 +7,13 @@ import torch.distributed as dist
 
 from pipeline.checkpoint import Checkpoint, DataState, newest
 from pipeline.topology import Topology
-from pipeline.training.config import DEFAULT_BATCH, TrainConfig
+from pipeline.training.length import DEFAULT_BATCH, LengthFlags
+from pipeline.training.saving import SavingFlags
 from pmc_clip import ModelConfig
 from shards import Mixture, UsageError
 
 
-def find_checkpoint(config: TrainConfig, folder: Path, topology: Topology) -> Path | None:
+def find_checkpoint(flags: SavingFlags, folder: Path, topology: Topology) -> Path | None:
     """The checkpoint that the flags mean, the same on every rank; None for a fresh run.
 
     Refuses to begin a fresh run in a folder that holds one.
@@ -20,10 +21,10 @@ def find_checkpoint(config: TrainConfig, folder: Path, topology: Topology) -> Pa
     found = [newest(folder / "checkpoints")]
     if topology.world_size > 1:
         dist.broadcast_object_list(found, 0)  # the first rank's view of the folder decides
-    if config.resume == "auto":
+    if flags.resume == "auto":
         return found[0]
-    if config.resume:
-        return Path(config.resume)
+    if flags.resume:
+        return Path(flags.resume)
     if found[0]:
         raise UsageError(
             f"{folder} holds a run already (newest checkpoint {found[0].name}): go on with --resume auto, or "
@@ -131,11 +132,11 @@ def differing_fields(theirs: dict[str, Any], ours: dict[str, Any], prefix: str =
     return found
 
 
-def choose_global_batch(config: TrainConfig, checkpoint: Checkpoint | None, topology: Topology) -> int:
+def choose_global_batch(flags: LengthFlags, checkpoint: Checkpoint | None, topology: Topology) -> int:
     """The global batch: as the flags say; a resumed run whose flags are the same keeps its own."""
-    if config.global_batch_size:
-        return config.global_batch_size
-    unchanged = checkpoint and checkpoint.config["batch_size"] == config.batch_size
+    if flags.global_batch_size:
+        return flags.global_batch_size
+    unchanged = checkpoint and checkpoint.config["batch_size"] == flags.batch_size
     if checkpoint and unchanged:
         return checkpoint.global_batch
-    return (config.batch_size or DEFAULT_BATCH) * topology.world_size
+    return (flags.batch_size or DEFAULT_BATCH) * topology.world_size

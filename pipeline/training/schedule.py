@@ -1,8 +1,10 @@
-"""How long a run is and what its learning rate is: pure functions of samples seen."""
+"""The learning rate: a pure function of samples seen, and its flags."""
 
 import math
 from dataclasses import dataclass
-from typing import Self
+
+from pipeline.checks import check_at_least
+from shards import UsageError
 
 
 @dataclass(frozen=True)
@@ -21,41 +23,25 @@ class CosineSchedule:
         return self.peak * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
 
 
-@dataclass(frozen=True)
-class RunLength:
-    """Where a run stands and where it ends, in samples seen by all ranks together."""
+@dataclass(frozen=True, kw_only=True)
+class ScheduleFlags:
+    """How the learning rate goes."""
 
-    epoch: int  # samples in the data set
-    start: int  # where this process begins
-    stop: int  # the end of the last batch
-    horizon: int  # where the learning rate reaches zero
-    global_batch: int
+    lr: float = 1e-4
+    """Peak learning rate."""
+    warmup: int | None = None
+    """Optimiser steps of linear warm-up; without it, a tenth of the run but at most 10,000."""
 
-    @classmethod
-    def plan(
-        cls,
-        *,
-        epoch: int,
-        global_batch: int,
-        epochs: int | None,
-        steps: int | None,
-        start: int = 0,
-        step: int = 0,
-    ) -> Self:
-        """A run of `epochs` passes and at most `steps` optimiser steps, of which `step` were taken up to
-        `start`.
+    def check_schedule(self) -> None:
+        """Raise UsageError where the flags cannot be."""
+        check_at_least(self, warmup=0)
+        if not 0 < self.lr < float("inf"):
+            raise UsageError(f"--lr {self.lr}: it must be above 0")
 
-        At least one of the two limits is given. It ends with the first batch that reaches the nearer one. The
-        learning rate falls over the epochs, so stopping early by `steps` leaves it as it would have been;
-        over the steps where no epochs are given.
+    def schedule(self, horizon: int, step_samples: int) -> CosineSchedule:
+        """The schedule of a run whose learning rate reaches its end at `horizon` samples.
+
+        step_samples: the samples of one step of --warmup.
         """
-        by_epochs = math.inf if epochs is None else epochs * epoch
-        by_steps = math.inf if steps is None else start + (steps - step) * global_batch
-        batches = math.ceil(max(0, min(by_epochs, by_steps) - start) / global_batch)
-        horizon = by_steps if epochs is None else by_epochs
-        return cls(epoch, start, start + batches * global_batch, int(horizon), global_batch)
-
-    def ends_epoch(self, samples_seen: int) -> int:
-        """How many epochs are complete, if the batch that ended at `samples_seen` completed one; else 0."""
-        complete = samples_seen // self.epoch
-        return complete if complete > (samples_seen - self.global_batch) // self.epoch else 0
+        steps = min(10_000, horizon // 10 // step_samples) if self.warmup is None else self.warmup
+        return CosineSchedule(self.lr, steps * step_samples, horizon)

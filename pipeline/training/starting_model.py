@@ -1,7 +1,7 @@
 """The model that a run trains: its config, as the flags change it, and the weights that it begins with."""
 
 import math
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from pipeline.training.objective import MatchLossName
 from pmc_clip import PMCCLIP, ModelConfig
@@ -11,6 +11,22 @@ from shards import UsageError
 # Where the sigmoid loss begins: the bias says that most pairs are negatives (Zhai et al. 2023, "Sigmoid Loss
 # for Language Image Pre-Training").
 SIGLIP_LOG_SCALE, SIGLIP_BIAS = math.log(10), -10.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelFlags:
+    """Which model a run trains, and from which weights."""
+
+    model: str = "RN50_fusion4"
+    """Name of a model config, or the path of one (JSON)."""
+    pretrained: str | None = None
+    """Weights to start from: a tag (beta, PMC_CLIP:beta), a path, or an address such as hf-hub:owner/name.
+    A resumed run goes on from its checkpoint instead.
+    """
+    mask_padding: bool = False
+    """Keep padding out of the text tower, which makes the model another; captions are padded to the batch's
+    longest. Part of the model, stored in its checkpoints; without it, as the model config says.
+    """
 
 
 def config_to_train(config: ModelConfig, loss: MatchLossName, *, mask_padding: bool) -> ModelConfig:

@@ -1,8 +1,7 @@
 """One training step, and the state it changes: model, optimiser, samples seen."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -11,51 +10,19 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from pipeline.checkpoint import Checkpoint
 from pipeline.loader import Batch
 from pipeline.model_input import batch_parts, make_part
 from pipeline.topology import Topology
 from pipeline.training.compilation import compile_model, mark_changing_sizes, named_compiler_failures
-from pipeline.training.objective import Objective
+from pipeline.training.optimizer import OptimizerOptions, make_optimizer
 from pipeline.training.schedule import CosineSchedule
+from pipeline.training.step_options import StepOptions
 from pmc_clip import PMCCLIP, Tokenizer
 from pmc_clip.accumulation import Losses, MatchLoss, Part, accumulate
 from shards.hashing import Purpose, derive
 
 MAX_LOGIT_SCALE = float(np.log(100))  # as CLIP and the published code clamp it
-
-
-@dataclass(frozen=True)
-class OptimizerOptions:
-    """AdamW's settings."""
-
-    beta1: float = 0.9
-    beta2: float = 0.999
-    eps: float = 1e-8
-    weight_decay: float = 0.2
-
-
-@dataclass(frozen=True)
-class StepOptions:
-    """What a step computes, and how."""
-
-    objective: Objective = field(default_factory=Objective)
-    bf16: bool = False
-    """Whether the model runs in bfloat16 where autocast does; losses are always in float32."""
-    parts: int = 1
-    """In how many parts a rank computes its batch, one after the other."""
-    compiled: bool = False
-    """Whether the model's forward and backward pass are compiled."""
-
-
-def decay_groups(
-    named_parameters: Iterable[tuple[str, nn.Parameter]], weight_decay: float
-) -> list[dict[str, Any]]:
-    """AdamW's groups as open_clip makes them: weights decay; gains, biases and scalars do not."""
-    trained = [parameter for _, parameter in named_parameters if parameter.requires_grad]
-    return [
-        {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
-        {"params": [p for p in trained if p.ndim >= 2], "weight_decay": weight_decay},
-    ]
 
 
 class Trainer:
@@ -79,21 +46,17 @@ class Trainer:
         topology: Topology,
         device: torch.device,
         seed: int,
+        global_batch: int,
         options: StepOptions | None = None,
     ) -> None:
         # Convolutions are faster where the channels of a pixel lie side by side, as they do in the batches.
         self.model = model.to(device).to(memory_format=torch.channels_last).train()
         self.step = 0
         self.samples_seen = 0
+        self.global_batch = global_batch
         self._tokenizer, self._options = tokenizer, options or StepOptions()
         self._schedule, self._topology, self._device, self._seed = schedule, topology, device, seed
-        self.optimizer = torch.optim.AdamW(
-            decay_groups(model.named_parameters(), optimizer.weight_decay),
-            lr=schedule.peak,
-            betas=(optimizer.beta1, optimizer.beta2),
-            eps=optimizer.eps,
-            fused=True,
-        )
+        self.optimizer = make_optimizer(model, optimizer, schedule.peak)
         self._forward: nn.Module = model
         if topology.world_size > 1:
             self._forward = DistributedDataParallel(
@@ -116,6 +79,22 @@ class Trainer:
             values["logit_bias"] = float(self.model.logit_bias.detach())
         return values
 
+    def state(self) -> dict[str, Any]:
+        """What the run's checkpoint must keep of this trainer, under the names of Checkpoint's fields."""
+        return {
+            "state_dict": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "step": self.step,
+            "samples_seen": self.samples_seen,
+            "global_batch": self.global_batch,
+        }
+
+    def load(self, checkpoint: Checkpoint) -> None:
+        """Go on from a checkpoint."""
+        self.model.load_state_dict(checkpoint.state_dict)
+        self.load_optimizer(checkpoint.optimizer)
+        self.step, self.samples_seen = checkpoint.step, checkpoint.samples_seen
+
     def load_optimizer(self, saved: Mapping[str, Any]) -> None:
         """Go on with an optimiser's moments and counts of steps; its settings stay those of this trainer."""
         groups = [
@@ -128,7 +107,7 @@ class Trainer:
             for name in ("exp_avg", "exp_avg_sq"):
                 state[name] = torch.empty_like(parameter).copy_(state[name])
 
-    def train_step(self, batch: Batch, global_batch: int) -> Losses:
+    def train_step(self, batch: Batch) -> Losses:
         """Forward, backward and update on this rank's part of a global batch; the rank's losses, detached."""
         torch.manual_seed(
             int(derive(self._seed, self.samples_seen, self._topology.rank, Purpose.DROPOUT)) >> 1
@@ -141,7 +120,7 @@ class Trainer:
         with torch.no_grad():
             self.model.logit_scale.clamp_(0, MAX_LOGIT_SCALE)
         self.step += 1
-        self.samples_seen += global_batch
+        self.samples_seen += self.global_batch
         return losses
 
     def _compute_gradients(self, batch: Batch) -> Losses:

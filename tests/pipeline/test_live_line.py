@@ -15,8 +15,8 @@ from pipeline.decode import TrainImages
 from pipeline.live_line import LiveLine
 from pipeline.loader import Loader
 from pipeline.topology import Topology
+from pipeline.training.length import RunLength
 from pipeline.training.progress import Progress
-from pipeline.training.schedule import RunLength
 from shards import Mixture, SampleStream, open_dataset
 from tests.figures import write_figures
 

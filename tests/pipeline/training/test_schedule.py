@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.training.schedule import CosineSchedule, RunLength
+from pipeline.training.length import RunLength
+from pipeline.training.schedule import CosineSchedule
 
 
 def test_learning_rate_warms_up_then_falls_to_zero():

@@ -13,9 +13,11 @@ from pipeline.loader import Batch
 from pipeline.topology import Topology
 from pipeline.training.compilation import check_compiler
 from pipeline.training.objective import Objective
+from pipeline.training.optimizer import OptimizerOptions, decay_groups
 from pipeline.training.schedule import CosineSchedule
 from pipeline.training.starting_model import config_to_train
-from pipeline.training.trainer import OptimizerOptions, StepOptions, Trainer, decay_groups
+from pipeline.training.step_options import StepOptions
+from pipeline.training.trainer import Trainer
 from pmc_clip import ModelConfig, create_model, get_tokenizer, load_model_config, mask_tokens
 from pmc_clip.losses import LossWeights
 from shards import DataError, Mixture, UsageError, open_dataset
@@ -43,6 +45,7 @@ def make_trainer(
         topology=Topology(),
         device=torch.device(device),
         seed=5,
+        global_batch=BATCH,
         options=StepOptions(**options),
     )
 
@@ -73,10 +76,10 @@ def siglip_config() -> ModelConfig:
 def test_a_step_depends_on_state_and_position_alone():
     """Dropout follows from (seed, samples seen, rank): what the generator did before does not matter."""
     first, second = make_trainer(), make_trainer()
-    first.train_step(make_batch(1), BATCH)
+    first.train_step(make_batch(1))
     torch.manual_seed(123)
     torch.rand(77)
-    second.train_step(make_batch(1), BATCH)
+    second.train_step(make_batch(1))
     for ours, theirs in zip(first.model.parameters(), second.model.parameters(), strict=True):
         assert torch.equal(ours, theirs)
     assert (first.step, first.samples_seen) == (1, BATCH)
@@ -84,10 +87,10 @@ def test_a_step_depends_on_state_and_position_alone():
 
 def test_dropout_differs_from_step_to_step():
     trainer = make_trainer()
-    trainer.train_step(make_batch(1), BATCH)
+    trainer.train_step(make_batch(1))
     with torch.no_grad():
         drawn = torch.rand(3)
-    trainer.train_step(make_batch(1), BATCH)
+    trainer.train_step(make_batch(1))
     assert not torch.equal(drawn, torch.rand(3))
 
 
@@ -99,7 +102,7 @@ def test_every_parameter_learns(mlm, match):
     trainer = make_trainer(mlm=mlm, config=config, objective=Objective(match))
     before = parameters_of(trainer)
     for seed in range(3):
-        trainer.train_step(make_batch(seed, mlm), BATCH)
+        trainer.train_step(make_batch(seed, mlm))
     assert [name for name, p in trainer.model.named_parameters() if torch.equal(p, before[name])] == []
 
 
@@ -116,7 +119,7 @@ def test_logit_scale_stays_within_its_bound():
     trainer = make_trainer()
     with torch.no_grad():
         trainer.model.logit_scale.fill_(9)
-    trainer.train_step(make_batch(1), BATCH)
+    trainer.train_step(make_batch(1))
     assert trainer.logit_parameters == {"logit_scale": pytest.approx(100)}
 
 
@@ -137,7 +140,7 @@ def test_a_batch_in_parts_is_one_batch(match, mask_padding):
         objective = Objective(match, LossWeights(0.4, 0.6))
         trainer = make_trainer(config=config, optimizer=PLAIN_STEPS, lr=1.0, objective=objective, parts=parts)
         trainer.model.eval()
-        found[parts] = trainer.train_step(batch, BATCH), parameters_of(trainer)
+        found[parts] = trainer.train_step(batch), parameters_of(trainer)
     torch.testing.assert_close(found[3][0], found[1][0], rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(found[3][1], found[1][1], rtol=1e-5, atol=2e-6)
 
@@ -156,7 +159,7 @@ def test_a_batch_in_parts_is_one_batch(match, mask_padding):
 def test_a_loss_of_weight_zero_is_told_and_not_trained(weights, still, moving):
     trainer = make_trainer(optimizer=PLAIN_STEPS, objective=Objective(weights=weights))
     before = parameters_of(trainer)
-    losses = trainer.train_step(make_batch(1), BATCH)
+    losses = trainer.train_step(make_batch(1))
     assert losses.mlm is not None
     assert float(losses.total) == pytest.approx(
         weights.match * float(losses.match) + weights.mlm * float(losses.mlm)
@@ -172,7 +175,7 @@ def test_the_sigmoid_loss_starts_as_published_and_falls():
     assert (config.init_logit_bias, config.init_logit_scale) == (-10.0, pytest.approx(np.log(10)))
     trainer = make_trainer(mlm=False, config=config, objective=Objective("siglip"))
     assert trainer.logit_parameters == {"logit_scale": pytest.approx(10), "logit_bias": -10.0}
-    losses = [float(trainer.train_step(make_batch(1, mlm=False), BATCH).match) for _ in range(8)]
+    losses = [float(trainer.train_step(make_batch(1, mlm=False)).match) for _ in range(8)]
     assert losses[-1] < losses[0] / 2
     assert trainer.logit_parameters["logit_bias"] != -10.0
 
@@ -187,15 +190,15 @@ def test_a_bias_of_the_config_is_kept_for_the_sigmoid_loss_and_refused_without_i
 @pytest.mark.parametrize("parts", [1, 2])
 def test_samples_with_one_caption_are_no_negatives_if_asked(parts):
     batch = make_batch(1, mlm=False, captions=["the same figure, another panel"] * BATCH)
-    plain = make_trainer(mlm=False, parts=parts).train_step(batch, BATCH)
+    plain = make_trainer(mlm=False, parts=parts).train_step(batch)
     ignoring = make_trainer(mlm=False, parts=parts, objective=Objective(ignore_same_captions=True))
     assert float(plain.match) > 1
-    assert float(ignoring.train_step(batch, BATCH).match) == pytest.approx(0, abs=1e-6)
+    assert float(ignoring.train_step(batch).match) == pytest.approx(0, abs=1e-6)
     other = make_batch(1, mlm=False)
-    told = make_trainer(mlm=False, parts=parts).train_step(other, BATCH)
+    told = make_trainer(mlm=False, parts=parts).train_step(other)
     torch.testing.assert_close(
         make_trainer(mlm=False, parts=parts, objective=Objective(ignore_same_captions=True))
-        .train_step(other, BATCH)
+        .train_step(other)
         .match,
         told.match,
     )
@@ -208,7 +211,7 @@ def test_a_trainer_goes_on_from_what_another_saved(before_fused_steps):
     """
     whole = make_trainer(config=siglip_config(), objective=Objective("siglip"), parts=2)
     for seed in range(2):
-        whole.train_step(make_batch(seed), BATCH)
+        whole.train_step(make_batch(seed))
     file = io.BytesIO()
     torch.save((whole.model.state_dict(), whole.optimizer.state_dict()), file)
     file.seek(0)
@@ -223,14 +226,14 @@ def test_a_trainer_goes_on_from_what_another_saved(before_fused_steps):
     resumed.load_optimizer(optimizer)
     resumed.step, resumed.samples_seen = whole.step, whole.samples_seen
     for trainer in (whole, resumed):
-        trainer.train_step(make_batch(2), BATCH)
+        trainer.train_step(make_batch(2))
     ours, theirs = parameters_of(resumed), parameters_of(whole)
     assert [name for name in ours if not torch.equal(ours[name], theirs[name])] == []
 
 
 def test_settings_at_a_resume_are_those_of_the_flags():
     saved = make_trainer()
-    saved.train_step(make_batch(1), BATCH)
+    saved.train_step(make_batch(1))
     trainer = make_trainer(optimizer=OptimizerOptions(beta1=0.5, weight_decay=0.01))
     trainer.load_optimizer(saved.optimizer.state_dict())
     assert {group["betas"] for group in trainer.optimizer.param_groups} == {(0.5, 0.999)}
@@ -244,7 +247,7 @@ def test_captions_of_any_length_are_compiled_once():
     for seed in range(20):
         captions = [f"figure {n} of article {seed}" + " liver" * (seed * 3) for n in range(BATCH)]
         batch = make_batch(seed, captions=captions)
-        trainer.train_step(batch, BATCH)
+        trainer.train_step(batch)
         lengths.add(batch.tokens.shape[1])
     assert len(lengths) > 5
     assert compiler.frame_count == 1
@@ -263,7 +266,7 @@ def test_what_cannot_be_compiled_is_said_with_its_reason():
     trainer = make_trainer(compiled=True)
     trainer.model.compile(backend=failing)
     with pytest.raises(DataError, match=r"--compile: .*no such instruction.* train without --compile"):
-        trainer.train_step(make_batch(1), BATCH)
+        trainer.train_step(make_batch(1))
 
 
 @pytest.mark.gpu
@@ -276,7 +279,7 @@ def test_a_gpu_learns_the_same(bf16, parts):
     for device in ("cpu", "cuda"):
         trainer = make_trainer(device, bf16=bf16 and device == "cuda", parts=parts)
         trainer.model.eval()  # without dropout, whose draws differ between devices
-        losses[device] = [float(trainer.train_step(make_batch(1), BATCH).total) for _ in range(5)]
+        losses[device] = [float(trainer.train_step(make_batch(1)).total) for _ in range(5)]
     assert losses["cuda"][0] == pytest.approx(losses["cpu"][0], rel=0.02 if bf16 else 1e-3)
     assert losses["cuda"][-1] < losses["cuda"][0]
 

@@ -1,0 +1,33 @@
+"""Where a run leaves what it has to show, and how often it says something: the flags."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from pipeline.checks import check_at_least, local_path
+from shards import UsageError
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportFlags:
+    """What a run says, and where."""
+
+    log_every: Annotated[int, tyro.conf.arg(aliases=["--log-every-n-steps"])] = 10
+    """Optimiser steps between log entries."""
+    name: str | None = None
+    """Name of the run; without it, model and data set."""
+    logs: str = "runs"
+    """Folder of runs."""
+
+    def check_report(self) -> None:
+        """Raise UsageError where the flags cannot be."""
+        check_at_least(self, log_every=1)
+        if self.name is not None and (not self.name.strip(".") or Path(self.name).name != self.name):
+            raise UsageError(f"--name {self.name}: a run's name is one folder's name; its place is --logs")
+        local_path("--logs", self.logs)
+
+    def run_folder(self, model: str, data: str) -> Path:
+        """The run's folder; a run without a name has that of its model and data set."""
+        return Path(self.logs) / (self.name or f"{Path(model).stem}-{data}")

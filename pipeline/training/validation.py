@@ -1,0 +1,54 @@
+"""Validation while a run trains: its flags, and what the model as it stands is found to do."""
+
+from dataclasses import dataclass
+
+import torch
+
+from pipeline.checks import check_at_least
+from pipeline.data import LoaderOptions
+from pipeline.decode import EvalDecode
+from pipeline.evaluation.evaluator import Findings
+from pipeline.evaluation.retrieval import RetrievalEvaluator
+from pipeline.evaluation.subject import Subject
+from pipeline.topology import Topology
+from pmc_clip import PMCCLIP, Tokenizer
+from shards import Dataset
+
+
+@dataclass(frozen=True, kw_only=True)
+class ValidationFlags:
+    """What a run is validated on, and when."""
+
+    val_data: str | None = None
+    """Validation data: a folder of shards, or a table."""
+    val_frequency: int = 1
+    """Epochs between validations."""
+
+    def check_validation(self) -> None:
+        """Raise UsageError where the flags cannot be."""
+        check_at_least(self, val_frequency=1)
+
+
+@dataclass(frozen=True)
+class Validation:
+    """What is needed to validate a model again and again."""
+
+    dataset: Dataset
+    tokenizer: Tokenizer
+    decode: EvalDecode
+    options: LoaderOptions
+    topology: Topology
+    device: torch.device
+
+    def run(self, model: PMCCLIP) -> Findings | None:
+        """What a model is found to do, on the main process; every rank must call it."""
+        subject = Subject(
+            model,
+            self.tokenizer,
+            self.dataset,
+            self.topology,
+            self.device,
+            self.options,
+            decode=self.decode,
+        )
+        return RetrievalEvaluator().run(subject)
