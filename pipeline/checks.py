@@ -1,7 +1,8 @@
-"""Checks of flags' values that several commands share; each raises UsageError naming the flag."""
+"""Checks of values that several commands share; each raises UsageError naming the flag or the variable."""
 
 import math
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -70,3 +71,17 @@ def check_no_file(flag: str, folder: Path) -> None:
     there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
     if not there.is_dir():
         raise UsageError(f"{flag} {folder}: {there} is a file; give a folder")
+
+
+def environment_number(environment: Mapping[str, str], name: str, default: int | None = None) -> int:
+    """The whole number that a variable gives, or the default; UsageError for anything else."""
+    text = environment.get(name)
+    if text is None and default is not None:
+        return default
+    if text is None:
+        raise UsageError(
+            f"{name} is missing in the environment, though the launcher's other variables are there"
+        )
+    if not re.fullmatch(r"\d+", text, re.ASCII):
+        raise UsageError(f"{name}={text!r} in the environment is not a number")
+    return int(text)

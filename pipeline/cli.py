@@ -2,13 +2,13 @@
 code.
 """
 
-import os
 import sys
 from collections.abc import Callable
 from typing import NoReturn, TypeVar
 
 import tyro
 
+from pipeline.topology import Topology
 from pmc_clip.errors import ModelError
 from shards import DataError, UsageError
 
@@ -44,6 +44,14 @@ def run(work: Callable[[], None]) -> int:
 
 
 def _report(error: Exception, code: int) -> int:
-    rank = f"rank {os.environ.get('RANK', '?')}: " if os.environ.get("WORLD_SIZE", "1") != "1" else ""
-    print(f"{rank}error: {error}", file=sys.stderr, flush=True)
+    print(f"{_who()}error: {error}", file=sys.stderr, flush=True)
     return code
+
+
+def _who() -> str:
+    """Which of several processes speaks."""
+    try:
+        topology = Topology.from_environment()
+    except UsageError:
+        return ""
+    return f"rank {topology.rank}: " if topology.world_size > 1 else ""

@@ -1,10 +1,13 @@
 """The device of this process, and its process group."""
 
+import os
+
 import torch
 import torch.distributed as dist
 from torch.utils import deterministic
 
 from pipeline.topology import Topology
+from shards import DataError, UsageError
 
 
 def start_processes(topology: Topology) -> torch.device:
@@ -22,5 +25,26 @@ def start_processes(topology: Topology) -> torch.device:
         # Filling uninitialised memory only helps to find bugs, and costs time.
         setattr(deterministic, "fill_uninitialized_memory", False)  # noqa: B010 (unknown to the type checker)
     if topology.world_size > 1:
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        join_group(topology, "nccl" if device.type == "cuda" else "gloo")
     return device
+
+
+def join_group(topology: Topology, backend: str) -> None:
+    """Join the group of all processes, whichever launcher started them; UsageError without a place to meet.
+
+    Their place is written into the environment, where torch and others look for it.
+    """
+    if topology.meeting_point is None:
+        raise UsageError(
+            f"process {topology.rank} of {topology.world_size} is not told where the others are: set "
+            "MASTER_ADDR and MASTER_PORT to rank 0's machine and a free port of it, or start with torchrun, "
+            "srun or mpirun"
+        )
+    os.environ.update(topology.variables())
+    try:
+        dist.init_process_group(backend)
+    except dist.DistError as error:  # the port is taken, say, or rank 0 cannot be reached
+        host, port = topology.meeting_point
+        raise DataError(
+            f"the processes could not meet at {host}:{port}, MASTER_ADDR and MASTER_PORT: {error}"
+        ) from error

@@ -28,6 +28,7 @@ from pipeline.data import (
     reading_advice,
     training_loader,
 )
+from pipeline.device import join_group
 from pipeline.interrupts import quick_end
 from pipeline.live_line import LiveLine
 from pipeline.loader import Batch, Loader
@@ -35,7 +36,7 @@ from pipeline.loading_flags import LoadingFlags
 from pipeline.packed_table import check_tables
 from pipeline.run_log import say
 from pipeline.stage_report import Snapshot, StageReport
-from pipeline.topology import Topology, launched_as_group
+from pipeline.topology import Topology
 from shards import DEFAULT_LANES, DataError, Mixture, UsageError
 
 
@@ -79,7 +80,7 @@ def stream(config: StreamConfig) -> None:
     """Run the loader, write keys, and print rates."""
     config.check()
     topology = Topology.from_environment()
-    together = launched_as_group() and topology.world_size > 1
+    together = topology.together
     # In a group a process may wait for others inside the library, where no handler of ours would run: there
     # SIGTERM keeps its own, immediate effect.
     with nullcontext() if together else quick_end():
@@ -98,7 +99,7 @@ def _stream(config: StreamConfig, topology: Topology, together: bool) -> None:
         if options.cache:
             opened.enter_context(options.cache)
         if together:
-            opened.enter_context(_process_group())
+            opened.enter_context(_process_group(topology))
         say("\n".join(describe_training(data)) + f"; {reading_advice(data, topology)}", main=talks)
         keys = opened.enter_context(_open_keys(config.keys)) if config.keys and talks else None
         loader = opened.enter_context(
@@ -129,8 +130,8 @@ def _stream(config: StreamConfig, topology: Topology, together: bool) -> None:
 
 
 @contextmanager
-def _process_group() -> Iterator[None]:
-    dist.init_process_group("gloo")
+def _process_group(topology: Topology) -> Iterator[None]:
+    join_group(topology, "gloo")
     yield
     dist.destroy_process_group()
 

@@ -4,6 +4,8 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from pipeline.checks import environment_number
+from pipeline.slurm import place_in_step
 from shards import UsageError
 
 
@@ -31,22 +33,21 @@ def find_task(flag: str | None, environment: Mapping[str, str]) -> TaskShare:
             raise UsageError(f"--task {flag}: write it as I/N, with I from 0 to N - 1")
         return TaskShare(int(found[1]), int(found[2]), "--task")
     index, count, sources = 0, 1, []
-    array_size = int(environment.get("SLURM_ARRAY_TASK_COUNT", "1"))
+    array_size = environment_number(environment, "SLURM_ARRAY_TASK_COUNT", 1)
     if array_size > 1:
-        first, step = (
-            int(environment.get(f"SLURM_ARRAY_TASK_{name}", default))
-            for name, default in (("MIN", "0"), ("STEP", "1"))
+        number, first, step = (
+            environment_number(environment, f"SLURM_ARRAY_TASK_{name}", default)
+            for name, default in (("ID", None), ("MIN", 0), ("STEP", 1))
         )
-        index, count = (int(environment["SLURM_ARRAY_TASK_ID"]) - first) // step, array_size
+        index, count = (number - first) // step, array_size
         sources.append("SLURM array")
         if index >= count:
             raise UsageError(
                 "this SLURM array leaves out numbers in its middle, so its tasks cannot tell their shares: "
                 "give --task I/N"
             )
-    processes = int(environment.get("SLURM_STEP_NUM_TASKS", environment.get("SLURM_NTASKS", "1")))
-    is_batch_script = "SLURM_JOB_ID" in environment and "SLURM_STEP_ID" not in environment
-    if processes > 1 and "SLURM_PROCID" in environment and not is_batch_script:
-        index, count = index * processes + int(environment["SLURM_PROCID"]), count * processes
+    process, processes = place_in_step(environment) or (0, 1)
+    if processes > 1:
+        index, count = index * processes + process, count * processes
         sources.append("SLURM step")
     return TaskShare(index, count, " and ".join(sources))

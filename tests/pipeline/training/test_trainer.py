@@ -284,18 +284,6 @@ def test_a_gpu_learns_the_same(bf16, parts):
     assert losses["cuda"][-1] < losses["cuda"][0]
 
 
-@pytest.mark.parametrize(
-    ("environment", "message"),
-    [
-        ({"WORLD_SIZE": "two"}, "WORLD_SIZE='two'"),
-        ({"RANK": "4", "WORLD_SIZE": "4"}, "contradict"),
-    ],
-)
-def test_a_nonsensical_environment_is_refused(environment, message):
-    with pytest.raises(UsageError, match=message):
-        Topology.from_environment(environment)
-
-
 def test_lanes_that_processes_do_not_divide_are_pointed_out(sample_shards):
     dataset = open_dataset(str(sample_shards / "train"))
     data = Mixture([dataset], [384])
