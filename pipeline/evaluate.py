@@ -3,6 +3,8 @@
     python -m pipeline.evaluate --data shards/test --checkpoint runs/NAME/checkpoints/latest
     python -m pipeline.evaluate --data s3://bucket/test --checkpoint PMC_CLIP:beta --out evaluated/beta
     python -m pipeline.evaluate --data test.csv --checkpoint PMC_CLIP:beta
+    python -m pipeline.evaluate --data shards/test --checkpoint … --task zeroshot --classes classes.json
+    python -m pipeline.evaluate --data shards/test --checkpoint … --task probe knn --fit-data shards/train
     torchrun --nproc_per_node 4 -m pipeline.evaluate --data shards/test --checkpoint .../checkpoints/latest
 
 Prints a table; writes the same figures as metrics.json, and a page to look at, report.html.
@@ -20,17 +22,17 @@ from pipeline.data import make_options
 from pipeline.device import start_processes
 from pipeline.evaluation.output import EvaluationOutput
 from pipeline.evaluation.subject import Subject
+from pipeline.evaluation.task_flags import TaskFlags
 from pipeline.evaluation.tasks import Task, columns_of, make_evaluator
 from pipeline.open_data import open_data
 from pipeline.open_model import open_model
 from pipeline.packed_table import check_tables
 from pipeline.run_log import say
-from pipeline.table_flags import TableFlags
 from pipeline.topology import Topology
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluateConfig(TableFlags):
+class EvaluateConfig(TaskFlags):
     """Flags of `pipeline.evaluate`."""
 
     data: str
@@ -64,11 +66,12 @@ def evaluate(config: EvaluateConfig) -> None:
     """Run the evaluators; print what they find, and write it."""
     check_at_least(config, batch_size=1, workers=1, prefetch_bytes=0)
     check_no_file("--out", local_path("--out", config.out or ""))
-    check_tables(config, [config.data])
+    config.check_tasks(config.task)
+    check_tables(config, [data for data in (config.data, config.fit_data, config.val_data) if data])
     topology = Topology.from_environment()
     opened = open_model(config.checkpoint, config.model)
     dataset = open_data(config.data, topology, config)
-    evaluators = [make_evaluator(task) for task in dict.fromkeys(config.task)]
+    evaluators = [make_evaluator(task, config, topology) for task in dict.fromkeys(config.task)]
     device = start_processes(topology)
     subject = Subject(
         opened.on(device),
@@ -80,6 +83,7 @@ def evaluate(config: EvaluateConfig) -> None:
         batch_size=config.batch_size,
         decode=config.decode,
         columns=columns_of(evaluators),
+        captions="retrieval" in config.task,
     )
     title = f"{config.data}: {len(dataset):,} pairs; {opened.title}"
     if topology.is_main:

@@ -30,6 +30,7 @@ class Findings:
     details: more for metrics.json, as plain JSON values.
     per_sample: arrays with one row a sample or query, kept beside metrics.json for paired comparisons.
     sections: makes the parts of the report; asked only where one is written.
+    pictures: SVG files by their names, kept beside metrics.json.
     """
 
     values: Mapping[str, float]
@@ -39,6 +40,7 @@ class Findings:
     details: Mapping[str, Any] = field(default_factory=dict)
     per_sample: Mapping[str, np.ndarray] = field(default_factory=dict)
     sections: Callable[[], Sequence[Section]] = tuple
+    pictures: Mapping[str, str] = field(default_factory=dict)
 
 
 class Evaluator(Protocol):

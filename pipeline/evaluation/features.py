@@ -16,7 +16,7 @@ class Features:
     """L2-normalised features of the samples of this rank, in manifest order, and what belongs to them."""
 
     image: torch.Tensor  # [n, D] float32
-    text: torch.Tensor  # [n, D] float32
+    text: torch.Tensor  # [n, D] float32; [0, D] where captions were left out
     numbers: np.ndarray  # [n] int64, of the samples in the data set
     keys: list[str]
     captions: list[str]
@@ -24,8 +24,12 @@ class Features:
 
 
 @torch.no_grad()
-def compute_features(model: PMCCLIP, loader: Loader, device: torch.device) -> Features:
+def compute_features(
+    model: PMCCLIP, loader: Loader, device: torch.device, *, captions: bool = True
+) -> Features:
     """Run an evaluation loader's batches through the model; what they give stays on this rank, on the CPU.
+
+    captions: compute their features, too.
 
     The model is put into evaluation mode for the while; nothing else of it changes.
     """
@@ -33,16 +37,17 @@ def compute_features(model: PMCCLIP, loader: Loader, device: torch.device) -> Fe
     model.eval()
     dimensions = model.config.embed_dim
     images, texts = [torch.empty(0, dimensions)], [torch.empty(0, dimensions)]
-    numbers, keys, captions = [np.empty(0, np.int64)], [], []
+    numbers, keys, all_captions = [np.empty(0, np.int64)], [], []
     columns: dict[str, list[Any]] = {}
     for batch in loader:
         (part,) = batch_parts(batch, device, mask_padding=model.config.text_cfg.mask_padding)
         images.append(model.encode_image(part.images, normalize=True).float().cpu())
-        texts.append(model.encode_text(part.tokens, normalize=True, layout=part.layout).float().cpu())
+        if captions:
+            texts.append(model.encode_text(part.tokens, normalize=True, layout=part.layout).float().cpu())
         numbers.append(batch.numbers)
         keys += batch.keys
-        captions += batch.captions
+        all_captions += batch.captions
         for name, values in batch.columns.items():
             columns.setdefault(name, []).extend(values)
     model.train(training)
-    return Features(torch.cat(images), torch.cat(texts), np.concatenate(numbers), keys, captions, columns)
+    return Features(torch.cat(images), torch.cat(texts), np.concatenate(numbers), keys, all_captions, columns)

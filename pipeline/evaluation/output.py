@@ -1,4 +1,4 @@
-"""What an evaluation leaves in its folder: metrics.json and report.html."""
+"""What an evaluation leaves in its folder: metrics.json, report.html, and pictures of some tasks."""
 
 import json
 from collections.abc import Iterable, Mapping
@@ -38,6 +38,9 @@ class EvaluationOutput:
             **{task: findings.details for task, findings in found.items() if findings.details},
         }
         write_atomically(self.metrics, json.dumps(content, indent=1).encode())
+        for findings in found.values():
+            for name, picture in findings.pictures.items():
+                write_atomically(self.folder / name, picture.encode())
         sections = [section for findings in found.values() for section in findings.sections()]
         tables = "\n\n".join(findings.table for findings in found.values())
         write_atomically(self.report, report_page(title, tables, sections).encode())

@@ -21,6 +21,7 @@ class Subject:
     """A model (on `device`), a data set, and this process's place among those that evaluate.
 
     columns: of the samples' .json, for `Features.columns`.
+    captions: whether `features` are of captions, too.
     """
 
     model: PMCCLIP
@@ -32,27 +33,40 @@ class Subject:
     batch_size: int = 64
     decode: EvalDecode = "exact"
     columns: Sequence[str] = field(default_factory=tuple)
+    captions: bool = True
 
-    def loader(self, text: TextStage | None = None, dataset: Dataset | None = None) -> Loader:
-        """Batches of this rank's contiguous share of the samples, in manifest order; of another data set,
-        where one is given.
-        """
-        return evaluation_loader(
-            self.dataset if dataset is None else dataset,
-            self.topology,
-            batch_size=self.batch_size,
-            images=EvalImages(self.model.config.vision_cfg.image_size, self.decode),
-            text=text or TextStage(self.tokenizer),
-            options=self.options,
-            columns=self.columns,
-        )
+    def loader(self, text: TextStage | None = None) -> Loader:
+        """Batches of this rank's contiguous share of the samples, in manifest order."""
+        return self._loader(self.dataset, text or TextStage(self.tokenizer), self.columns)
 
     @cached_property
     def features(self) -> Features:
         """Features of this rank's samples, computed when they are first asked for: on all ranks at once."""
-        return self.compute_features()
+        with self.loader() as loader:
+            return compute_features(self.model, loader, self.device, captions=self.captions)
 
-    def compute_features(self, dataset: Dataset | None = None) -> Features:
-        """Features of this rank's share of the samples; of another data set, where one is given."""
-        with self.loader(dataset=dataset) as loader:
-            return compute_features(self.model, loader, self.device)
+    def image_features(self, dataset: Dataset, columns: Sequence[str]) -> Features:
+        """Features of the images of this rank's share of another data set, with some of its columns."""
+        with self._loader(dataset, TextStage(self.tokenizer), columns) as loader:
+            return compute_features(self.model, loader, self.device, captions=False)
+
+    @torch.no_grad()
+    def encode_captions(self, captions: Sequence[str]) -> torch.Tensor:
+        """[n, D] float32 of length 1, on the CPU: features of captions that belong to no sample."""
+        training = self.model.training
+        self.model.eval()
+        tokens = self.tokenizer(list(captions)).to(self.device)
+        features = self.model.encode_text(tokens, normalize=True).float().cpu()
+        self.model.train(training)
+        return features
+
+    def _loader(self, dataset: Dataset, text: TextStage, columns: Sequence[str]) -> Loader:
+        return evaluation_loader(
+            dataset,
+            self.topology,
+            batch_size=self.batch_size,
+            images=EvalImages(self.model.config.vision_cfg.image_size, self.decode),
+            text=text,
+            options=self.options,
+            columns=columns,
+        )

@@ -5,13 +5,15 @@ from typing import Literal
 
 from pipeline.evaluation.evaluator import Evaluator
 from pipeline.evaluation.retrieval import RetrievalEvaluator
+from pipeline.evaluation.task_flags import TaskFlags
+from pipeline.topology import Topology
 
-Task = Literal["retrieval"]
+Task = Literal["retrieval", "zeroshot", "probe", "knn", "mlm"]
 
 
-def make_evaluator(task: Task) -> Evaluator:
-    """The evaluator of a task."""
-    return {"retrieval": RetrievalEvaluator}[task]()
+def make_evaluator(task: Task, flags: TaskFlags, topology: Topology) -> Evaluator:
+    """The evaluator of a task, as the flags have it."""
+    return RetrievalEvaluator() if task == "retrieval" else flags.evaluator(task, topology)
 
 
 def columns_of(evaluators: Iterable[Evaluator]) -> tuple[str, ...]:

@@ -76,8 +76,8 @@ class SampleMaker:
                 return
         if missing := missing - there:
             raise UsageError(
-                f"--columns {' '.join(sorted(missing))}: none of {counted(looked, 'sample')} looked at has "
-                f"such a column; they have {', '.join(sorted(there)) or 'no columns at all'}"
+                f"no column {', '.join(sorted(missing))}: none of {counted(looked, 'sample')} looked at has "
+                f"it; they have {', '.join(sorted(there)) or 'no columns at all'}"
             )
 
     def _decode(

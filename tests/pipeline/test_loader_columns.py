@@ -65,7 +65,7 @@ def test_columns_asked_for_are_in_the_batch_and_absent_values_are_none(dataset):
 
 
 def test_a_column_that_no_sample_has_is_refused_and_those_there_are_named(dataset):
-    with pytest.raises(UsageError, match=r"--columns license: none of .* looked at .* licence, note, row"):
+    with pytest.raises(UsageError, match=r"no column license: none of .* looked at .* licence, note, row"):
         collect(load(dataset, columns=("licence", "license")))
 
 

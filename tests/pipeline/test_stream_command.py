@@ -56,7 +56,7 @@ def test_a_transform_by_name_and_columns_reach_the_loader(run, figures, tmp_path
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        (["--columns", "license"], "--columns license: none of"),
+        (["--columns", "license"], "no column license: none of"),
         (["--transform", "nowhere:f"], "there is no module nowhere"),
         (["--transform", "nowhere"], "write it as module:function"),
         (["--max-bad-samples", "2x"], "--max-bad-samples 2x: write a share"),
