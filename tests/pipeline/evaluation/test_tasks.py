@@ -23,7 +23,7 @@ COLOURS = {"red": (220, 40, 40), "green": (40, 180, 60), "blue": (40, 70, 220)}
 
 @pytest.fixture(scope="module")
 def drawn(tmp_path_factory, write_table, launch):
-    """Folders `train` (90 samples) and `test` (30) of plain figures with a column `colour`, and a run on them."""
+    """Folders `train` (90 samples) and `test` (30) of plain figures with a column `colour`; a run on them."""
     folder, (launcher, environment) = tmp_path_factory.mktemp("colours"), launch
 
     def do(command, *flags):
