@@ -33,7 +33,7 @@ def classification_findings(
 def _html(metrics: ClassificationMetrics, details: Mapping[str, Any]) -> str:
     told = "".join(f"<li>{escape(name)}: {escape(_shown(value))}</li>" for name, value in details.items())
     picture = confusion_svg(metrics.confusion, metrics.classes)
-    return f"<pre>{escape(metrics.table())}</pre><ul>{told}</ul>{picture}"
+    return f"<ul>{told}</ul>{picture}"
 
 
 def _shown(value: Any) -> str:

@@ -5,7 +5,8 @@ from html import escape
 
 import numpy as np
 
-_CELL, _MARGIN, _FONT = 44, 150, 12
+_CELL, _FONT = 44, 12
+_LETTER = 6.6  # pixels of an average one
 _MOST_NUMBERS = 25  # classes; with more, cells are too small to read numbers in
 _LONGEST = 22  # characters of a class's name
 
@@ -19,11 +20,13 @@ def confusion_svg(confusion: np.ndarray, classes: Sequence[str]) -> str:
     side = cell * count
     rows = confusion.sum(axis=1, keepdims=True)
     shares = confusion / np.maximum(1, rows)
+    names = [name if len(name) <= _LONGEST else f"{name[: _LONGEST - 1]}…" for name in classes]
+    margin = round(max(110.0, 20 + _LETTER * max(map(len, names))))
     parts = []
     for row in range(count):
         for column in range(count):
             share, number = float(shares[row, column]), int(confusion[row, column])
-            x, y = _MARGIN + column * cell, _MARGIN + row * cell
+            x, y = margin + column * cell, margin + row * cell
             told = f"{classes[row]} taken for {classes[column]}: {number:,} of {int(rows[row, 0]):,}"
             parts.append(
                 f'<rect x="{x}" y="{y}" width="{cell}" height="{cell}" fill="{_shade(share)}" stroke="#fff">'
@@ -33,16 +36,15 @@ def confusion_svg(confusion: np.ndarray, classes: Sequence[str]) -> str:
                 ink = "#fff" if share > 0.5 else "#223"
                 parts.append(_text(f"{number:,}", x + cell / 2, y + cell / 2, ink, "middle"))
     if cell >= _FONT:
-        for number, name in enumerate(classes):
-            shown = name if len(name) <= _LONGEST else f"{name[: _LONGEST - 1]}…"
-            middle = _MARGIN + (number + 0.5) * cell
-            parts.append(_text(shown, _MARGIN - 6, middle, "#223", "end"))
-            turned = f' transform="rotate(-60 {middle} {_MARGIN - 8})"'
-            parts.append(_text(shown, middle, _MARGIN - 8, "#223", "start", turned))
+        for number, shown in enumerate(names):
+            middle = margin + (number + 0.5) * cell
+            parts.append(_text(shown, margin - 6, middle, "#223", "end"))
+            turned = f' transform="rotate(-60 {middle} {margin - 8})"'
+            parts.append(_text(shown, middle, margin - 8, "#223", "start", turned))
     parts.append(_text("true ↓   predicted →", 8, 16, "#667", "start"))
-    total = side + _MARGIN + 60
+    total = side + margin + 60
     return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {total} {side + _MARGIN + 8}" '
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {total} {side + margin + 8}" '
         f'width="{total}" font-family="sans-serif" font-size="{_FONT}">'
         f'<rect width="100%" height="100%" fill="#fff"/>{"".join(parts)}</svg>'
     )
