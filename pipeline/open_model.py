@@ -6,11 +6,13 @@ from pathlib import Path
 
 import torch
 
-from pipeline.checkpoint import Checkpoint, follow_latest
+from pipeline.checkpoint import Checkpoint
+from pipeline.checkpointing.places import follow_latest, names_a_checkpoint
 from pmc_clip import PMCCLIP, ModelConfig, Tokenizer, create_model, get_tokenizer, load_model_config
 from pmc_clip.factory import PUBLISHED_MODEL
 from pmc_clip.pretrained import check_config, load_pretrained, read_pretrained
 from shards import UsageError
+from shards.storage import is_remote
 
 
 @dataclass(frozen=True)
@@ -24,7 +26,7 @@ class OpenedModel:
     name: str
     """A short name of it, for files."""
     folder: Path
-    """Where what is found out about it goes: the run's folder, or the current one."""
+    """Where what is found out about it goes: the folder of a run on this machine, or the current one."""
     progress: dict[str, int] = field(default_factory=dict)
     """Of a run's checkpoint: `step` and `samples_seen`."""
 
@@ -46,11 +48,14 @@ def open_model(checkpoint: str, model: str | None = None) -> OpenedModel:
     """
     name = follow_latest(checkpoint)
     path = Path(name)
-    if path.suffix == ".pt" and path.is_file() and (run := Checkpoint.read(path)):
+    remote = is_remote(name)
+    is_file = names_a_checkpoint(name) if remote else path.suffix == ".pt" and path.is_file()
+    if is_file and (run := Checkpoint.read(name)):
         if model is not None:
-            raise UsageError(f"--model {model}: {path} is of a run and says its model: leave the flag out")
+            raise UsageError(f"--model {model}: {name} is of a run and says its model: leave the flag out")
         progress = {"step": run.step, "samples_seen": run.samples_seen}
-        return OpenedModel(*model_of_run(run, path), name, path.stem, path.parent.parent, progress)
+        folder = Path() if remote else path.parent.parent
+        return OpenedModel(*model_of_run(run, name), name, path.stem, folder, progress)
 
     pretrained = read_pretrained(name)
     config = load_model_config(model) if model else pretrained.config or load_model_config(PUBLISHED_MODEL)
@@ -62,14 +67,14 @@ def open_model(checkpoint: str, model: str | None = None) -> OpenedModel:
     )
 
 
-def model_of_run(checkpoint: Checkpoint, path: Path) -> tuple[PMCCLIP, Tokenizer]:
+def model_of_run(checkpoint: Checkpoint, address: str) -> tuple[PMCCLIP, Tokenizer]:
     """The model of a run's checkpoint with its weights, and its tokeniser; UsageError where the vocabulary is
     another.
     """
-    config = ModelConfig.from_dict(checkpoint.model, str(path))
+    config = ModelConfig.from_dict(checkpoint.model, address)
     tokenizer = get_tokenizer(config)
     if tokenizer.fingerprint() != checkpoint.tokenizer:
-        raise UsageError(f"{path} was trained with another vocabulary than its model's tokeniser has here")
+        raise UsageError(f"{address} was trained with another vocabulary than its model's tokeniser has here")
     mlm = checkpoint.config["mlm"]
     model = create_model(config, mlm=mlm, pretrained_text=False, pretrained_image=False)
     model.load_state_dict(checkpoint.state_dict)

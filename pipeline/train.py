@@ -17,6 +17,7 @@ from dataclasses import asdict
 import torch
 import torch.distributed as dist
 
+from pipeline.checkpointing.saver import CheckpointSaver
 from pipeline.cli import main
 from pipeline.data import describe_training, open_training_data, reading_advice, training_loader
 from pipeline.device import start_processes
@@ -34,6 +35,7 @@ from pipeline.training.summary import summarize
 from pipeline.training.trainer import Trainer
 from pipeline.training.validation import Validation
 from pmc_clip import ModelConfig, Tokenizer, create_model, get_tokenizer, load_model_config
+from shards import Folder
 from shards.storage import write_atomically
 
 
@@ -54,7 +56,8 @@ def train(config: TrainConfig) -> None:
     image_size = model_config.vision_cfg.image_size
     folder = config.run_folder(config.model, train_data.name)
 
-    start = find_start(config, folder, train_data, model_config, tokenizer, topology)
+    checkpoints = Folder(folder / "checkpoints")
+    start = find_start(config, checkpoints, train_data, model_config, tokenizer, topology)
     length = start.length
     trainer = build_trainer(config, start, model_config, tokenizer, topology, device)
     options = config.loader_options(topology, device)
@@ -68,9 +71,15 @@ def train(config: TrainConfig) -> None:
             "world_size": topology.world_size,
         }
         write_atomically(folder / "config.json", json.dumps(run, indent=1).encode())
-    saver = Saver(
-        folder / "checkpoints", data_state(train_data), model_config, tokenizer.fingerprint(), asdict(config)
-    )
+    files: CheckpointSaver | None = None
+    if topology.is_main:
+        files = CheckpointSaver(
+            checkpoints,
+            config.retention(length.epoch),
+            step=trainer.step,
+            samples_seen=trainer.samples_seen,
+        )
+        saver = Saver(files, data_state(train_data), model_config, tokenizer.fingerprint(), asdict(config))
     validation = None
     if valid:
         validation = Validation(valid, tokenizer, config.eval_decode, options, topology, device)
@@ -99,7 +108,12 @@ def train(config: TrainConfig) -> None:
         options=options,
     )
     cache = options.cache or nullcontext()
-    with cache, loader, Progress(loader, log, topology, length, train_data) as progress:
+    with (
+        cache,
+        loader,
+        files or nullcontext(),
+        Progress(loader, log, topology, length, train_data) as progress,
+    ):
         for batch in loader:
             learning_rate = trainer.learning_rate
             losses = trainer.train_step(batch)
@@ -114,6 +128,8 @@ def train(config: TrainConfig) -> None:
             if last or (epochs_done and epochs_done % config.val_frequency == 0):
                 validate()
                 progress.restart_clock(trainer.samples_seen)
+    if files:
+        files.finish()
     say(f"done: {trainer.step:,} steps, {trainer.samples_seen:,} samples seen", main=topology.is_main)
     if log:
         log.close()

@@ -5,6 +5,7 @@ or nothing.
 import contextlib
 import os
 import posixpath
+import shutil
 import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -231,6 +232,20 @@ class Folder:
         files = (entry for entry in entries if entry["type"] == "file" and entry["size"])
         return {posixpath.basename(entry["name"]): entry["size"] for entry in files}
 
+    def copy(self, name: str, to: str) -> None:
+        """Let a file appear under a second name, in place of what had it: without its bytes being written
+        again where the storage can do so (a hard link, a copy by the server).
+        """
+        try:
+            if self.remote:
+                retry(lambda: self._fs.cp_file(self._path(name), self._path(to)))
+            else:
+                _copy_local(Path(self._path(name)), Path(self._path(to)))
+        except FileNotFoundError:
+            raise FileNotFoundError(f"{self.locate(name)}: no such file") from None
+        except Exception as error:
+            raise self._failed("writing", to, error) from error
+
     def delete(self, name: str) -> None:
         """Remove a file; one that is not there is fine."""
         try:
@@ -294,6 +309,21 @@ class LocalFile:
         with contextlib.suppress(OSError):  # a full disk refuses what is still buffered
             self._file.close()
         self._temporary.unlink(missing_ok=True)
+
+
+def _copy_local(source: Path, target: Path) -> None:
+    temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}.tmp")
+    try:
+        try:
+            os.link(source, temporary)
+        except FileNotFoundError:
+            raise
+        except OSError:  # a file system without hard links
+            shutil.copyfile(source, temporary)
+        os.replace(temporary, target)
+        _flush_folder(target.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def write_atomically(path: "str | os.PathLike[str]", data: "bytes | memoryview") -> None:

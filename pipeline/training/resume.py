@@ -1,36 +1,49 @@
 """Going on from a checkpoint: which one, whether it fits this run, and with which batch."""
 
-from pathlib import Path
 from typing import Any
 
-import torch.distributed as dist
-
-from pipeline.checkpoint import Checkpoint, DataState, newest
+from pipeline.checkpoint import Checkpoint, DataState
+from pipeline.checkpointing.newest import Found, newest_whole
+from pipeline.checkpointing.places import follow_latest, names_newest_first
+from pipeline.first_rank import decided_by_first
+from pipeline.run_log import say
 from pipeline.topology import Topology
 from pipeline.training.length import DEFAULT_BATCH, LengthFlags
 from pipeline.training.saving import SavingFlags
 from pmc_clip import ModelConfig
-from shards import Mixture, UsageError
+from shards import Folder, Mixture, UsageError
 
 
-def find_checkpoint(flags: SavingFlags, folder: Path, topology: Topology) -> Path | None:
-    """The checkpoint that the flags mean, the same on every rank; None for a fresh run.
+def find_checkpoint(flags: SavingFlags, folder: Folder, topology: Topology) -> str | None:
+    """The address of the checkpoint that the flags mean, the same on every rank; None for a fresh run.
 
-    Refuses to begin a fresh run in a folder that holds one.
+    folder: the run's checkpoints. Refuses to begin a fresh run in a folder that holds one, and to go back in
+    a folder where the checkpoints of what came after would be taken next time.
     """
-    found = [newest(folder / "checkpoints")]
-    if topology.world_size > 1:
-        dist.broadcast_object_list(found, 0)  # the first rank's view of the folder decides
-    if flags.resume == "auto":
-        return found[0]
-    if flags.resume:
-        return Path(flags.resume)
-    if found[0]:
+    found = decided_by_first(topology, lambda: _find_checkpoint(flags.resume, folder))
+    for reason in found.damaged:
+        say(f"passed over: {reason}", main=topology.is_main)
+    return found.address
+
+
+def _find_checkpoint(resume: str | None, folder: Folder) -> Found:
+    if resume == "auto":
+        return newest_whole(folder)
+    newest = next(iter(names_newest_first(folder)), None)
+    if not resume and newest:
         raise UsageError(
-            f"{folder} holds a run already (newest checkpoint {found[0].name}): go on with --resume auto, or "
-            "give the new run another --name"
+            f"{folder.address} holds a run already (newest checkpoint {newest}): go on with --resume auto, "
+            "or give the new run another --name"
         )
-    return None
+    if not resume:
+        return Found(None)
+    address = follow_latest(resume)
+    if newest and address != folder.locate(newest):
+        raise UsageError(
+            f"--resume {resume}: {folder.address} holds {newest}, with which the next --resume auto would go "
+            "on: move what is newer away, or give the run from here on another --name"
+        )
+    return Found(address)
 
 
 def data_state(data: Mixture) -> DataState:
@@ -46,7 +59,7 @@ def data_state(data: Mixture) -> DataState:
 
 def check_same_run(
     checkpoint: Checkpoint,
-    path: Path,
+    path: str,
     *,
     data: DataState,
     model: ModelConfig,
@@ -56,7 +69,7 @@ def check_same_run(
     """Refuse a checkpoint of another data set, order, model or vocabulary, naming what differs."""
     _check_same_data(checkpoint.data, data, path)
     # Through the config, since an older checkpoint says nothing of newer fields.
-    theirs = ModelConfig.from_dict(checkpoint.model, str(path))
+    theirs = ModelConfig.from_dict(checkpoint.model, path)
     if theirs != model:
         differing = ", ".join(sorted(differing_fields(theirs.to_dict(), model.to_dict())))
         raise UsageError(
@@ -69,7 +82,7 @@ def check_same_run(
         raise UsageError(f"{path} was trained {'with' if not mlm else 'without'} --mlm: give the same")
 
 
-def _check_same_data(theirs: DataState, ours: DataState, path: Path) -> None:
+def _check_same_data(theirs: DataState, ours: DataState, path: str) -> None:
     """Refuse other data sets, another seed or other lanes than those of a checkpoint."""
     before, now = _fingerprints(theirs), _fingerprints(ours)
     if before != now and sorted(before) == sorted(now):

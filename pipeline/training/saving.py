@@ -1,47 +1,66 @@
 """Checkpoints of a run: their flags, and what goes into one."""
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from pipeline.checkpoint import Checkpoint, DataState
+from pipeline.checkpointing.retention import DEFAULT_KEEP_LAST, Retention
+from pipeline.checkpointing.saver import CheckpointSaver
 from pipeline.checks import check_at_least
-from pipeline.run_log import say
 from pipeline.training.trainer import Trainer
 from pmc_clip import ModelConfig
+from shards import UsageError
 
 
 @dataclass(frozen=True, kw_only=True)
 class SavingFlags:
-    """When a run saves, and what it goes on from."""
+    """When a run saves, what it keeps, and what it goes on from."""
 
     save_every: int | None = None
     """Optimiser steps between checkpoints; without it, one at the end of every epoch."""
+    keep_last: int = DEFAULT_KEEP_LAST
+    """How many of the newest checkpoints are kept; 0: all of them."""
+    keep_every: int | None = None
+    """Epochs from one checkpoint that is kept for good to the next: the first at or after each so many."""
+    save_most_recent: bool = False
+    """Keep the newest checkpoint only, as --keep-last 1 does."""
     resume: str | None = None
-    """`auto` (the run's newest checkpoint, or a fresh start) or the path of a checkpoint."""
+    """`auto` (the run's newest checkpoint that is whole, or a fresh start), or the path or address of a
+    checkpoint.
+    """
 
     def check_saving(self) -> None:
         """Raise UsageError where the flags cannot be."""
-        check_at_least(self, save_every=1)
+        check_at_least(self, save_every=1, keep_last=0, keep_every=1)
+        if self.save_most_recent and self.keep_last not in (1, DEFAULT_KEEP_LAST):
+            raise UsageError(f"--save-most-recent contradicts --keep-last {self.keep_last}: give one of them")
+
+    def retention(self, epoch: int) -> Retention:
+        """Which checkpoints stay; epoch: samples of the training data."""
+        every = None if self.keep_every is None else self.keep_every * epoch
+        return Retention(1 if self.save_most_recent else self.keep_last, every)
 
 
 @dataclass(frozen=True)
 class Saver:
-    """Writes checkpoints into a folder: what the trainer holds, beside what stays the same over the run."""
+    """Saves what the trainer holds, beside what stays the same over the run. For the main process."""
 
-    folder: Path
+    files: CheckpointSaver
     data: DataState
     model: ModelConfig
     tokenizer: str
     config: dict[str, Any]
 
     def save(self, trainer: Trainer) -> None:
-        """Save the run as it stands; on the main process only."""
-        checkpoint = Checkpoint(
-            **trainer.state(),
-            data=self.data,
-            model=self.model.to_dict(),
-            tokenizer=self.tokenizer,
-            config=self.config,
+        """Save the run as it stands, unless it was saved so."""
+        if self.files.saved_step == trainer.step:
+            return
+        self.files.save(
+            Checkpoint(
+                **trainer.state(),
+                data=self.data,
+                model=self.model.to_dict(),
+                tokenizer=self.tokenizer,
+                config=self.config,
+            )
         )
-        say(f"saved {checkpoint.save(self.folder)}")

@@ -1,7 +1,6 @@
 """Where a run begins: fresh or from a checkpoint, with which batch, and how far it goes."""
 
 from dataclasses import dataclass
-from pathlib import Path
 
 from pipeline.checkpoint import Checkpoint
 from pipeline.data import check_global_batch
@@ -11,7 +10,7 @@ from pipeline.training.config import TrainConfig
 from pipeline.training.length import DEFAULT_EPOCHS, RunLength
 from pipeline.training.resume import check_same_run, choose_global_batch, data_state, find_checkpoint
 from pmc_clip import ModelConfig, Tokenizer
-from shards import Mixture
+from shards import Folder, Mixture
 
 
 @dataclass(frozen=True)
@@ -24,15 +23,17 @@ class Start:
 
 def find_start(
     config: TrainConfig,
-    folder: Path,
+    checkpoints: Folder,
     data: Mixture,
     model: ModelConfig,
     tokenizer: Tokenizer,
     topology: Topology,
 ) -> Start:
-    """Where the run in `folder` stands, the same on every rank; UsageError where it cannot go on so."""
+    """Where the run with these checkpoints stands, the same on every rank; UsageError where it cannot go
+    on so.
+    """
     checkpoint = None
-    if path := find_checkpoint(config, folder, topology):
+    if path := find_checkpoint(config, checkpoints, topology):
         checkpoint = Checkpoint.load(path)
         check_same_run(
             checkpoint,

@@ -8,6 +8,7 @@ import torch
 
 import pmc_clip
 from pipeline.checkpoint import Checkpoint, DataState
+from shards import Folder
 
 
 @pytest.fixture
@@ -26,7 +27,7 @@ def checkpoint(tmp_path) -> Path:
         model=model.config.to_dict(),
         tokenizer=pmc_clip.get_tokenizer("tiny").fingerprint(),
         config={"mlm": True},
-    ).save(folder)
+    ).save(Folder(folder))
     return folder / "latest"
 
 

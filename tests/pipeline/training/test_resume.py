@@ -28,7 +28,7 @@ def resume(before: DataState, now: Mixture, tmp_path: Path) -> None:
     """Check a saved and loaded checkpoint of a run on `before` against a run on `now`."""
     model = load_model_config("tiny")
     state = Checkpoint({}, {}, 1, 24, 24, before, model.to_dict(), "t", {"mlm": False})
-    saved = state.save(tmp_path / "checkpoints")
+    saved = state.save(Folder(tmp_path / "checkpoints"))
     check_same_run(Checkpoint.load(saved), saved, data=data_state(now), model=model, tokenizer="t", mlm=False)
 
 

@@ -1,0 +1,1 @@
+"""Checkpoints in time: copied, sealed, written in the background, kept or deleted, found again."""

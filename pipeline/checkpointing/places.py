@@ -1,0 +1,111 @@
+"""Where checkpoints are: folders and files on local disk or at addresses, and how they are named there."""
+
+import re
+import tempfile
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+from shards import DataError, Folder, UsageError
+from shards.storage import is_remote
+
+LATEST = "latest"
+BEST = "best.pt"
+_NAME = re.compile(r"step-(\d{8,})\.pt")
+_LEFT_BEHIND = re.compile(r"\.(step-\d{8,}\.pt|best\.pt|latest|saved\.json)\.[0-9a-f]{32}\.tmp")
+_PIECE, _AT_ONCE = 16 * 2**20, 8
+
+
+def checkpoint_name(step: int) -> str:
+    """The name of the file that holds the state after a step."""
+    return f"step-{step:08d}.pt"
+
+
+def names_a_checkpoint(address: str) -> bool:
+    """Whether a file has the name that a run gives its checkpoints."""
+    name = address.rpartition("/")[2]
+    return name == BEST or _NAME.fullmatch(name) is not None
+
+
+def names_newest_first(folder: Folder) -> list[str]:
+    """The checkpoint files of a folder; a half-written one is never among them."""
+    steps = {name: int(found[1]) for name in folder.names() if (found := _NAME.fullmatch(name))}
+    return sorted(steps, key=lambda name: steps[name], reverse=True)
+
+
+def remove_left_behind(folder: Folder) -> None:
+    """Delete what killed processes left of files that they were writing. No run may be writing there."""
+    if not folder.remote:  # there nothing appears before it is whole
+        for name in folder.names():
+            if _LEFT_BEHIND.fullmatch(name):
+                folder.delete(name)
+
+
+def split_address(address: str) -> tuple[Folder, str]:
+    """The folder and the name of a file."""
+    if is_remote(address):
+        parent, _, name = address.rpartition("/")
+        return Folder(parent), name
+    path = Path(address.removeprefix("file://"))
+    return Folder(path.parent), path.name
+
+
+def follow_latest(name: str) -> str:
+    """The checkpoint that a `latest` file, or a folder's, names; any other path, tag or address as it is."""
+    candidates = [name] if name.rpartition("/")[2] == LATEST else []
+    if is_remote(name):
+        candidates += [f"{name.rstrip('/')}/{LATEST}"] if not candidates and not name.endswith(".pt") else []
+    elif Path(name).is_dir():
+        candidates = [str(Path(name) / LATEST)]
+    for latest in candidates:
+        folder, file = split_address(latest)
+        try:
+            return folder.locate(folder.read(file).decode().strip())
+        except FileNotFoundError:
+            continue
+    return name
+
+
+@contextmanager
+def local_file(address: str) -> Iterator[Path]:
+    """The file of an address on this machine: itself, or a copy for as long as the block lasts.
+
+    UsageError where there is none.
+    """
+    folder, name = split_address(address)
+    if not folder.remote:
+        path = Path(folder.address.removeprefix("file://")) / name
+        if path.is_dir():
+            raise UsageError(f"{path} is a folder; name a checkpoint file in it, or its {LATEST!r}")
+        if not path.is_file():
+            raise UsageError(f"{path}: no such checkpoint")
+        yield path
+        return
+    try:
+        size = folder.size(name)
+    except FileNotFoundError:
+        raise UsageError(f"{address}: no such checkpoint") from None
+    with tempfile.TemporaryDirectory(prefix="checkpoint-") as scratch:
+        path = Path(scratch) / name
+        try:
+            _download(folder, name, size, path)
+        except OSError as error:
+            raise DataError(
+                f"{address}: could not be copied to {scratch} ({error}); make room there, or set TMPDIR to "
+                "a folder on a larger disk"
+            ) from error
+        yield path
+
+
+def _download(folder: Folder, name: str, size: int, path: Path) -> None:
+    with open(path, "wb") as file, ThreadPoolExecutor(_AT_ONCE) as pool:
+        # A round at a time, so that no more than a round is in memory.
+        for start in range(0, size, _PIECE * _AT_ONCE):
+            places = range(start, min(size, start + _PIECE * _AT_ONCE), _PIECE)
+            pieces = pool.map(
+                lambda place: folder.read_range(name, place, min(_PIECE, size - place), file_bytes=size),
+                places,
+            )
+            for piece in pieces:
+                file.write(piece)

@@ -1,0 +1,153 @@
+"""Saves a run's checkpoints while it goes on: copied by the training thread, written by one of its own."""
+
+import math
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from pipeline.checkpoint import Checkpoint
+from pipeline.checkpointing.ledger import Best, Ledger
+from pipeline.checkpointing.places import BEST, checkpoint_name, remove_left_behind
+from pipeline.checkpointing.retention import Kept, Retention
+from pipeline.checkpointing.snapshot import Snapshot
+from pipeline.run_log import say
+from shards import DataError, Folder
+
+
+class CheckpointSaver:
+    """Writes checkpoints into a folder, one at a time, and deletes those that need not stay.
+
+    Where storage refuses one, that is said, the run goes on, and the older ones stay; `finish` raises it if
+    it was the last. A block (`with saver:`) ends when what was being written is there, however it ends.
+
+    step, samples_seen: where the run goes on from.
+    after_save: called on the writing thread after each checkpoint.
+    """
+
+    def __init__(
+        self,
+        folder: Folder,
+        retention: Retention,
+        *,
+        step: int = 0,
+        samples_seen: int = 0,
+        after_save: Callable[[], None] | None = None,
+    ) -> None:
+        self._folder, self._retention, self._after_save = folder, retention, after_save
+        self._snapshot = Snapshot()
+        self._work: threading.Thread | None = None
+        self._crash: BaseException | None = None
+        self._lost: DataError | None = None  # why the newest state is not on its storage
+        self._ledger = Ledger.read(folder)
+        self._ledger.forget_after(step)
+        self._samples_before = samples_seen
+        self.saved_step = step
+        """The step of the newest state that was given to be written, or that the run began with."""
+        self.stall_seconds = 0.0
+        """How long the training thread was held up so far."""
+        remove_left_behind(folder)
+
+    def __enter__(self) -> "CheckpointSaver":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._wait()
+
+    def save(self, checkpoint: Checkpoint) -> None:
+        """Copy a state and return; it is on its way then. Waits for the one before it, if that still is."""
+        with self._stall():
+            self._wait()
+            copy = Checkpoint(**self._snapshot.take(vars(checkpoint)))
+        self.saved_step = checkpoint.step
+        self._begin(lambda: self._write(copy))
+
+    def beats_best(self, metric: str, value: float, *, higher_is_better: bool) -> bool:
+        """Whether a validation's value is better than that of the best checkpoint so far."""
+        best = self._ledger.best
+        if math.isnan(value) or best is None or best.metric != metric:
+            return not math.isnan(value)
+        return value > best.value if higher_is_better else value < best.value
+
+    def keep_best(self, metric: str, value: float) -> None:
+        """Let `best.pt` be the checkpoint that was saved last."""
+        with self._stall():
+            self._wait()
+        if self._lost is None:
+            best = Best(metric, value, self.saved_step)
+            self._begin(lambda: self._keep_best(best))
+
+    def finish(self) -> None:
+        """Wait for the last checkpoint; DataError if it could not be written."""
+        self._wait()
+        if self._lost is not None:
+            raise DataError(
+                f"{self._lost}; earlier checkpoints are whole: make room and start the same command with "
+                "--resume auto"
+            ) from self._lost
+
+    @contextmanager
+    def _stall(self) -> Iterator[None]:
+        begin = time.monotonic()
+        yield
+        self.stall_seconds += time.monotonic() - begin
+
+    def _begin(self, work: Callable[[], None]) -> None:
+        self._work = threading.Thread(target=self._run, args=(work,), name="checkpoint-writer")
+        self._work.start()
+
+    def _run(self, work: Callable[[], None]) -> None:
+        try:
+            work()
+        except BaseException as error:  # for the training thread to raise
+            self._crash = error
+
+    def _wait(self) -> None:
+        if self._work is not None:
+            self._work.join()
+            self._work = None
+        if self._crash is not None:
+            raise self._crash
+
+    def _write(self, checkpoint: Checkpoint) -> None:
+        self._snapshot.wait()
+        begin = time.monotonic()
+        try:
+            address = checkpoint.save(self._folder)
+        except DataError as error:
+            self._lost = error
+            say(f"warning: {error}; the run goes on, and earlier checkpoints stay")
+            return
+        self._lost = None
+        say(f"saved {address} in {time.monotonic() - begin:.1f} s")
+        for_good = self._retention.stays_for_good(checkpoint.samples_seen, self._samples_before)
+        self._samples_before = checkpoint.samples_seen
+        name = checkpoint_name(checkpoint.step)
+        self._ledger.add(Kept(name, checkpoint.step, checkpoint.samples_seen, for_good))
+        with _telling_failures():
+            # Before anything is deleted: what a kill leaves is then still known as the run's own.
+            self._ledger.write(self._folder)
+            for superfluous in self._retention.too_many(self._ledger.checkpoints):
+                self._folder.delete(superfluous.name)
+                self._ledger.checkpoints.remove(superfluous)
+            self._tell_saved()
+
+    def _keep_best(self, best: Best) -> None:
+        with _telling_failures():
+            self._folder.copy(checkpoint_name(best.step), BEST)
+            self._ledger.best = best
+            self._ledger.write(self._folder)
+            self._tell_saved()
+
+    def _tell_saved(self) -> None:
+        if self._after_save:
+            self._after_save()
+
+
+@contextmanager
+def _telling_failures() -> Iterator[None]:
+    """Within, what storage refuses is no more than a warning: the checkpoint itself is there."""
+    try:
+        yield
+    except DataError as error:
+        say(f"warning: {error}; the run goes on")
