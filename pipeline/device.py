@@ -1,6 +1,7 @@
 """The device of this process, and its process group."""
 
 import os
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
@@ -9,9 +10,14 @@ from torch.utils import deterministic
 from pipeline.topology import Topology
 from shards import DataError, UsageError
 
+# Longer than data are waited for (`shards.watchdog.Patience`), which ends with the better message.
+DEFAULT_TIMEOUT = 600.0
 
-def start_processes(topology: Topology) -> torch.device:
+
+def start_processes(topology: Topology, timeout: float = DEFAULT_TIMEOUT) -> torch.device:
     """Choose the device and, with several processes, join their group (nccl on GPUs, gloo on CPUs).
+
+    timeout: seconds that a process waits for another one before it gives up.
 
     On a CPU deterministic algorithms are switched on: they cost little there and make equal steps equal to
     the bit.
@@ -25,11 +31,11 @@ def start_processes(topology: Topology) -> torch.device:
         # Filling uninitialised memory only helps to find bugs, and costs time.
         setattr(deterministic, "fill_uninitialized_memory", False)  # noqa: B010 (unknown to the type checker)
     if topology.world_size > 1:
-        join_group(topology, "nccl" if device.type == "cuda" else "gloo")
+        join_group(topology, "nccl" if device.type == "cuda" else "gloo", timeout)
     return device
 
 
-def join_group(topology: Topology, backend: str) -> None:
+def join_group(topology: Topology, backend: str, timeout: float = DEFAULT_TIMEOUT) -> None:
     """Join the group of all processes, whichever launcher started them; UsageError without a place to meet.
 
     Their place is written into the environment, where torch and others look for it.
@@ -42,9 +48,15 @@ def join_group(topology: Topology, backend: str) -> None:
         )
     os.environ.update(topology.variables())
     try:
-        dist.init_process_group(backend)
+        dist.init_process_group(backend, timeout=timedelta(seconds=timeout))
     except dist.DistError as error:  # the port is taken, say, or rank 0 cannot be reached
         host, port = topology.meeting_point
         raise DataError(
             f"the processes could not meet at {host}:{port}, MASTER_ADDR and MASTER_PORT: {error}"
         ) from error
+
+
+def wait_for_all(topology: Topology) -> None:
+    """Return when every process has come here."""
+    if topology.world_size > 1:
+        dist.barrier()

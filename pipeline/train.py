@@ -20,7 +20,10 @@ import torch.distributed as dist
 from pipeline.checkpointing.saver import CheckpointSaver
 from pipeline.cli import main
 from pipeline.data import describe_training, open_training_data, reading_advice, training_loader
-from pipeline.device import start_processes
+from pipeline.device import start_processes, wait_for_all
+from pipeline.first_rank import decided_by_first
+from pipeline.interruption import Interrupted, Interruption
+from pipeline.lost_process import naming_lost_processes
 from pipeline.open_data import open_data
 from pipeline.run_log import RunLog, say
 from pipeline.text import TextStage
@@ -40,21 +43,30 @@ from shards.storage import write_atomically
 
 
 def train(config: TrainConfig) -> None:
-    """Train as the flags say."""
+    """Train as the flags say; ends with exit code 75 where it was asked to end and has saved."""
     config.check()
     topology = Topology.from_environment()
+    folder = config.run_folder(config.model, "") if config.name else None
+    with naming_lost_processes(topology), Interruption(topology, folder) as interruption:
+        train_until_asked_to_end(config, topology, interruption)
+
+
+def train_until_asked_to_end(config: TrainConfig, topology: Topology, interruption: Interruption) -> None:
+    """The whole job of one process."""
     # Before the processes wait for one another, which has a time limit: describing tars can take longer.
     train_data = open_training_data(
         config.train_data, topology, lanes=config.lanes, seed=config.seed, tables=config
     )
     valid = open_data(config.val_data, topology, config) if config.val_data else None
-    device = start_processes(topology)
+    device = start_processes(topology, config.timeout)
     model_config = config_to_train(
         load_model_config(config.model), config.loss, mask_padding=config.mask_padding
     )
     tokenizer = get_tokenizer(model_config)
     image_size = model_config.vision_cfg.image_size
-    folder = config.run_folder(config.model, train_data.name)
+    folder = interruption.folder = config.run_folder(config.model, train_data.name)
+    if decided_by_first(topology, interruption.asked_before):
+        interruption.end("the same torchrun has started the processes once more")
 
     checkpoints = Folder(folder / "checkpoints")
     start = find_start(config, checkpoints, train_data, model_config, tokenizer, topology)
@@ -88,14 +100,19 @@ def train(config: TrainConfig) -> None:
         if topology.is_main:
             saver.save(trainer)
 
-    def validate() -> None:
+    def validate() -> bool:
+        """Whether it was not given up."""
         if validation is None:
-            return
+            return True
         trainer.synchronise_buffers()
-        findings = validation.run(trainer.model)
+        try:
+            findings = validation.run(trainer.model, interruption.watch)
+        except Interrupted:
+            return False
         if log and findings:
             log.write(trainer.step, trainer.samples_seen, findings.values, "valid")
             say(f"validation after step {trainer.step:,}: {findings.line}")
+        return True
 
     loader = training_loader(
         train_data,
@@ -108,6 +125,8 @@ def train(config: TrainConfig) -> None:
         options=options,
     )
     cache = options.cache or nullcontext()
+    interrupted = False
+    interruption.begin_steps()
     with (
         cache,
         loader,
@@ -126,10 +145,17 @@ def train(config: TrainConfig) -> None:
                 save()
                 progress.restart_clock(trainer.samples_seen)
             if last or (epochs_done and epochs_done % config.val_frequency == 0):
-                validate()
+                interrupted = not validate()
                 progress.restart_clock(trainer.samples_seen)
+            if interrupted or (not last and interruption.agreed()):
+                interrupted = True
+                save()
+                break
     if files:
         files.finish()
+    if interrupted:
+        wait_for_all(topology)  # or the end of one would look to the others as if it were lost
+        interruption.end(f"saved after step {trainer.step:,}")
     say(f"done: {trainer.step:,} steps, {trainer.samples_seen:,} samples seen", main=topology.is_main)
     if log:
         log.close()

@@ -1,12 +1,13 @@
 """Features of a data set: every sample's image and caption through the model, once."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 
-from pipeline.loader import Loader
+from pipeline.loader import Batch
 from pipeline.model_input import batch_parts
 from pmc_clip import PMCCLIP
 
@@ -25,7 +26,7 @@ class Features:
 
 @torch.no_grad()
 def compute_features(
-    model: PMCCLIP, loader: Loader, device: torch.device, *, captions: bool = True
+    model: PMCCLIP, batches: Iterable[Batch], device: torch.device, *, captions: bool = True
 ) -> Features:
     """Run an evaluation loader's batches through the model; what they give stays on this rank, on the CPU.
 
@@ -39,7 +40,7 @@ def compute_features(
     images, texts = [torch.empty(0, dimensions)], [torch.empty(0, dimensions)]
     numbers, keys, all_captions = [np.empty(0, np.int64)], [], []
     columns: dict[str, list[Any]] = {}
-    for batch in loader:
+    for batch in batches:
         (part,) = batch_parts(batch, device, mask_padding=model.config.text_cfg.mask_padding)
         images.append(model.encode_image(part.images, normalize=True).float().cpu())
         if captions:

@@ -1,6 +1,6 @@
 """What is evaluated: a model, on a data set, by a number of processes."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -9,11 +9,13 @@ import torch
 from pipeline.data import LoaderOptions, evaluation_loader
 from pipeline.decode import EvalDecode, EvalImages
 from pipeline.evaluation.features import Features, compute_features
-from pipeline.loader import Loader
+from pipeline.loader import Batch, Loader
 from pipeline.text import TextStage
 from pipeline.topology import Topology
 from pmc_clip import PMCCLIP, Tokenizer
 from shards import Dataset
+
+Watch = Callable[[Iterable[Batch]], Iterator[Batch]]
 
 
 @dataclass(frozen=True)
@@ -22,6 +24,7 @@ class Subject:
 
     columns: of the samples' .json, for `Features.columns`.
     captions: whether `features` are of captions, too.
+    watch: passes the batches on; raises on all ranks where the work is to be given up.
     """
 
     model: PMCCLIP
@@ -34,6 +37,7 @@ class Subject:
     decode: EvalDecode = "exact"
     columns: Sequence[str] = field(default_factory=tuple)
     captions: bool = True
+    watch: Watch = iter
 
     def loader(self, text: TextStage | None = None) -> Loader:
         """Batches of this rank's contiguous share of the samples, in manifest order."""
@@ -43,12 +47,12 @@ class Subject:
     def features(self) -> Features:
         """Features of this rank's samples, computed when they are first asked for: on all ranks at once."""
         with self.loader() as loader:
-            return compute_features(self.model, loader, self.device, captions=self.captions)
+            return compute_features(self.model, self.watch(loader), self.device, captions=self.captions)
 
     def image_features(self, dataset: Dataset, columns: Sequence[str]) -> Features:
         """Features of the images of this rank's share of another data set, with some of its columns."""
         with self._loader(dataset, TextStage(self.tokenizer), columns) as loader:
-            return compute_features(self.model, loader, self.device, captions=False)
+            return compute_features(self.model, self.watch(loader), self.device, captions=False)
 
     @torch.no_grad()
     def encode_captions(self, captions: Sequence[str]) -> torch.Tensor:

@@ -6,6 +6,7 @@ from pipeline.checks import check_at_least
 from pipeline.data import parse_sources
 from pipeline.loading_flags import LoadingFlags
 from pipeline.packed_table import check_tables
+from pipeline.training.ending_flags import EndingFlags
 from pipeline.training.length import LengthFlags
 from pipeline.training.objective import ObjectiveFlags
 from pipeline.training.optimizer import OptimizerFlags
@@ -21,6 +22,7 @@ from shards import DEFAULT_LANES
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig(
     ReportFlags,
+    EndingFlags,
     SavingFlags,
     ValidationFlags,
     StepFlags,
@@ -54,4 +56,5 @@ class TrainConfig(
         self.check_step()
         self.check_validation()
         self.check_saving()
+        self.check_ending()
         self.check_report()

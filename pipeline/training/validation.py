@@ -9,7 +9,7 @@ from pipeline.data import LoaderOptions
 from pipeline.decode import EvalDecode
 from pipeline.evaluation.evaluator import Findings
 from pipeline.evaluation.retrieval import RetrievalEvaluator
-from pipeline.evaluation.subject import Subject
+from pipeline.evaluation.subject import Subject, Watch
 from pipeline.topology import Topology
 from pmc_clip import PMCCLIP, Tokenizer
 from shards import Dataset
@@ -40,8 +40,11 @@ class Validation:
     topology: Topology
     device: torch.device
 
-    def run(self, model: PMCCLIP) -> Findings | None:
-        """What a model is found to do, on the main process; every rank must call it."""
+    def run(self, model: PMCCLIP, watch: Watch = iter) -> Findings | None:
+        """What a model is found to do, on the main process; every rank must call it.
+
+        watch: passes batches on, and may end with an exception on all ranks.
+        """
         subject = Subject(
             model,
             self.tokenizer,
@@ -50,5 +53,6 @@ class Validation:
             self.device,
             self.options,
             decode=self.decode,
+            watch=watch,
         )
         return RetrievalEvaluator().run(subject)
