@@ -26,6 +26,7 @@ from pipeline.interruption import Interrupted, Interruption
 from pipeline.lost_process import naming_lost_processes
 from pipeline.open_data import open_data
 from pipeline.run_log import RunLog, say
+from pipeline.run_mirror import RunMirror
 from pipeline.text import TextStage
 from pipeline.topology import Topology
 from pipeline.training.config import TrainConfig
@@ -68,7 +69,9 @@ def train_until_asked_to_end(config: TrainConfig, topology: Topology, interrupti
     if decided_by_first(topology, interruption.asked_before):
         interruption.end("the same torchrun has started the processes once more")
 
-    checkpoints = Folder(folder / "checkpoints")
+    address = config.run_address(folder)
+    checkpoints = Folder(f"{address}/checkpoints")
+    mirror = RunMirror(folder, address) if checkpoints.remote and topology.is_main else None
     start = find_start(config, checkpoints, train_data, model_config, tokenizer, topology)
     length = start.length
     trainer = build_trainer(config, start, model_config, tokenizer, topology, device)
@@ -77,6 +80,9 @@ def train_until_asked_to_end(config: TrainConfig, topology: Topology, interrupti
     if topology.is_main:
         say("\n".join(describe_training(train_data)) + f"; {reading_advice(train_data, topology)}")
         say(summarize(folder, trainer.model, config, length, topology, device))
+        if mirror:
+            mirror.fetch()
+            say(f"logs are written to {folder}, and to {address} with each checkpoint")
         log = RunLog(folder, trainer.step)
         run = asdict(config) | {
             "global_batch_size": length.global_batch,
@@ -90,6 +96,7 @@ def train_until_asked_to_end(config: TrainConfig, topology: Topology, interrupti
             config.retention(length.epoch),
             step=trainer.step,
             samples_seen=trainer.samples_seen,
+            after_save=mirror.send if mirror else None,
         )
         saver = Saver(files, data_state(train_data), model_config, tokenizer.fingerprint(), asdict(config))
     validation = None
@@ -151,14 +158,16 @@ def train_until_asked_to_end(config: TrainConfig, topology: Topology, interrupti
                 interrupted = True
                 save()
                 break
+    if log:
+        log.close()
     if files:
         files.finish()
+    if mirror:
+        mirror.send()
     if interrupted:
         wait_for_all(topology)  # or the end of one would look to the others as if it were lost
         interruption.end(f"saved after step {trainer.step:,}")
     say(f"done: {trainer.step:,} steps, {trainer.samples_seen:,} samples seen", main=topology.is_main)
-    if log:
-        log.close()
     if topology.world_size > 1:
         dist.destroy_process_group()
 

@@ -59,6 +59,7 @@ class _Seal:
 
     def __init__(self, write: Callable[[memoryview | bytes], object]) -> None:
         self._write, self._hash, self._tail = write, xxhash.xxh3_128(), b""
+        self._failure: Exception | None = None
 
     def write(self, data: bytes | memoryview) -> int:
         """Pass on all but the last bytes of what came so far."""
@@ -77,13 +78,18 @@ class _Seal:
         """Nothing: whoever is written to flushes when all is there."""
 
     def finish(self) -> None:
-        """Add the checksum as the archive's comment."""
+        """Add the checksum as the archive's comment; raises what writing has met."""
+        if self._failure:
+            raise self._failure
         if not (self._tail.startswith(_END) and self._tail.endswith(b"\0\0")):
             raise AssertionError("torch.save's output does not end as a zip archive without a comment")
         self._pass_on(self._tail[:-2] + struct.pack("<H", _SEAL_BYTES))
         self._write(_MARK + self._hash.hexdigest().encode())
 
     def _pass_on(self, data: bytes | memoryview) -> None:
-        if len(data):
+        if len(data) and not self._failure:
             self._hash.update(data)
-            self._write(data)
+            try:
+                self._write(data)
+            except Exception as error:  # torch would raise one of its own in its place
+                self._failure = error

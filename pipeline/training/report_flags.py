@@ -6,8 +6,9 @@ from typing import Annotated
 
 import tyro
 
-from pipeline.checks import check_at_least, local_path
+from pipeline.checks import check_at_least
 from shards import UsageError
+from shards.storage import is_remote
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,15 +20,26 @@ class ReportFlags:
     name: str | None = None
     """Name of the run; without it, model and data set."""
     logs: str = "runs"
-    """Folder of runs."""
+    """Folder of runs: a path, or an address such as s3://bucket/runs."""
 
     def check_report(self) -> None:
         """Raise UsageError where the flags cannot be."""
         check_at_least(self, log_every=1)
         if self.name is not None and (not self.name.strip(".") or Path(self.name).name != self.name):
             raise UsageError(f"--name {self.name}: a run's name is one folder's name; its place is --logs")
-        local_path("--logs", self.logs)
 
     def run_folder(self, model: str, data: str) -> Path:
-        """The run's folder; a run without a name has that of its model and data set."""
-        return Path(self.logs) / (self.name or f"{Path(model).stem}-{data}")
+        """The run's folder on this machine; a run without a name has that of its model and data set.
+
+        Of --logs s3://bucket/runs it lies in runs/s3/bucket/runs.
+        """
+        logs = (
+            Path("runs", *self.logs.split("://"))
+            if is_remote(self.logs)
+            else Path(self.logs.removeprefix("file://"))
+        )
+        return logs / (self.name or f"{Path(model).stem}-{data}")
+
+    def run_address(self, folder: Path) -> str:
+        """Where the run in a folder of this machine is kept: there, or at an address."""
+        return f"{self.logs.rstrip('/')}/{folder.name}" if is_remote(self.logs) else str(folder)
