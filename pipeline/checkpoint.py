@@ -47,6 +47,8 @@ class Checkpoint:
     model: dict[str, Any]  # the model's config
     tokenizer: str  # fingerprint of the vocabulary
     config: dict[str, Any]  # the run's config, as flags
+    scaler: dict[str, Any] = field(default_factory=dict)  # of the loss, in a run in fp16
+    average: dict[str, torch.Tensor] = field(default_factory=dict)  # of the weights, in a run with --ema
 
     def save(self, folder: Folder) -> str:
         """Write `step-XXXXXXXX.pt` into a folder, then point `latest` at it; its address. DataError where the

@@ -60,3 +60,10 @@ def wait_for_all(topology: Topology) -> None:
     """Return when every process has come here."""
     if topology.world_size > 1:
         dist.barrier()
+
+
+def allow_tf32() -> None:
+    """Let GPUs multiply float32 matrices in TF32, as they convolve them anyway: far faster, with ten bits of
+    mantissa; for training, not for evaluation.
+    """
+    torch.backends.cuda.matmul.fp32_precision = "tf32"

@@ -20,7 +20,7 @@ import torch.distributed as dist
 from pipeline.checkpointing.saver import CheckpointSaver
 from pipeline.cli import main
 from pipeline.data import describe_training, open_training_data, reading_advice, training_loader
-from pipeline.device import start_processes, wait_for_all
+from pipeline.device import allow_tf32, start_processes, wait_for_all
 from pipeline.first_rank import decided_by_first
 from pipeline.interruption import Interrupted, Interruption
 from pipeline.lost_process import naming_lost_processes
@@ -60,9 +60,11 @@ def train_until_asked_to_end(config: TrainConfig, topology: Topology, interrupti
     )
     valid = open_data(config.val_data, topology, config) if config.val_data else None
     device = start_processes(topology, config.timeout)
+    allow_tf32()
     model_config = config_to_train(
         load_model_config(config.model), config.loss, mask_padding=config.mask_padding
     )
+    config.check_locks(model_config)
     tokenizer = get_tokenizer(model_config)
     image_size = model_config.vision_cfg.image_size
     folder = interruption.folder = config.run_folder(config.model, train_data.name)
@@ -111,9 +113,9 @@ def train_until_asked_to_end(config: TrainConfig, topology: Topology, interrupti
         """Whether it was not given up."""
         if validation is None:
             return True
-        trainer.synchronise_buffers()
         try:
-            findings = validation.run(trainer.model, interruption.watch)
+            with trainer.ready_for_evaluation(averaged=config.val_weights != "current") as model:
+                findings = validation.run(model, interruption.watch)
         except Interrupted:
             return False
         if log and findings:
@@ -184,10 +186,14 @@ def build_trainer(
     torch.manual_seed(config.seed)
     drawn = start.checkpoint is None and config.pretrained is None
     model = create_model(
-        model_config, mlm=config.mlm, pretrained_text=drawn, pretrained_image=None if drawn else False
+        model_config,
+        mlm=config.mlm,
+        pretrained_text=drawn,
+        pretrained_image=(config.pretrained_image or None) if drawn else False,
     )
     if config.pretrained and not start.checkpoint:
         say(begin_with_pretrained(model, config.pretrained), main=topology.is_main)
+    config.lock(model)
     trainer = Trainer(
         model,
         tokenizer,

@@ -63,6 +63,7 @@ def accumulate(
     weights: LossWeights,
     *,
     autocast: Autocast = nullcontext,
+    scale: Callable[[torch.Tensor], torch.Tensor] = lambda loss: loss,
 ) -> Losses:
     """Add the gradients of one batch to the parameters' `.grad`, and return the batch's losses.
 
@@ -72,6 +73,7 @@ def accumulate(
         of the other ranks: `contrastive_loss` or `siglip_loss` with the ids of the rank's whole batch.
     weights: of the two losses. Without labels the loss of the features counts in full.
     autocast: makes the context in which the model runs: `partial(torch.autocast, "cuda", torch.bfloat16)`.
+    scale: what is done to a loss before its gradients are computed: a GradScaler's `scale`.
 
     Losses and gradients are those of the batch in one piece, to rounding, including the gradients of the
     logit scale and bias. Masked-token prediction is the mean over all labelled positions of the rank's batch,
@@ -97,7 +99,7 @@ def accumulate(
                 with autocast():
                     output = model(part.images, part.tokens, layout=part.layout)
                 share = None if output.mlm_loss is None else output.mlm_loss * (part.labelled / labelled)
-                weights.total(gradients.through(output), share).backward()
+                scale(weights.total(gradients.through(output), share)).backward()
             if share is not None:
                 mlm_shares.append(share.detach())
     mlm = torch.stack(mlm_shares).sum() if mlm_shares else None

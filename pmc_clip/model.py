@@ -7,7 +7,8 @@
 From Lin et al. 2023, "PMC-CLIP: Contrastive Language-Image Pre-training using Biomedical Documents".
 """
 
-from typing import NamedTuple
+from collections.abc import Iterable
+from typing import NamedTuple, Self
 
 import torch
 import torch.nn.functional as F
@@ -57,6 +58,7 @@ class PMCCLIP(nn.Module):
         text = config.text_cfg
         self.config = config
         self.mlm = mlm
+        self._kept_in_evaluation: list[nn.Module] = []
         self.visual = build_image_tower(config.vision_cfg, config.embed_dim, pretrained_image)
         self.text_encoder = build_text_tower(text, pretrained_text)
         std = text.width**-0.5
@@ -102,6 +104,18 @@ class PMCCLIP(nn.Module):
         text_features = F.normalize(self._project(states), dim=-1)
         bias = self.logit_bias if self.config.init_logit_bias is not None else None
         return ModelOutput(image_features, text_features, self.logit_scale.exp(), bias, mlm_loss)
+
+    def keep_in_evaluation(self, modules: Iterable[nn.Module]) -> None:
+        """From now on these modules of the model stay in evaluation mode while the others train."""
+        self._kept_in_evaluation.extend(modules)
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> Self:
+        """Training mode, or evaluation mode; what is locked stays in the latter."""
+        super().train(mode)
+        for module in self._kept_in_evaluation:
+            module.eval()
+        return self
 
     def encode_image(self, images: torch.Tensor, normalize: bool = False) -> torch.Tensor:
         """[B, 3, S, S] -> [B, embed_dim]; of length 1 with `normalize`.

@@ -16,7 +16,7 @@ from pipeline.training.schedule import ScheduleFlags
 from pipeline.training.starting_model import ModelFlags
 from pipeline.training.step_options import StepFlags
 from pipeline.training.validation import ValidationFlags
-from shards import DEFAULT_LANES
+from shards import DEFAULT_LANES, UsageError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +48,7 @@ class TrainConfig(
         """Raise UsageError where values are out of range or contradict each other."""
         check_at_least(self, lanes=1, seed=0)
         check_tables(self, [*parse_sources(self.train_data)[0], *filter(None, [self.val_data])])
+        self.check_model()
         self.check_length()
         self.check_loading()
         self.check_objective()
@@ -55,6 +56,8 @@ class TrainConfig(
         self.check_optimizer()
         self.check_step()
         self.check_validation()
+        if self.val_weights == "average" and self.ema is None:
+            raise UsageError("--val-weights average: there is no average of the weights without --ema")
         self.check_saving()
         self.check_ending()
         self.check_report()

@@ -2,9 +2,10 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+import tyro
 from torch import nn
 
 from pipeline.checks import check_at_least
@@ -19,6 +20,10 @@ class OptimizerOptions:
     beta2: float = 0.999
     eps: float = 1e-8
     weight_decay: float = 0.2
+    grad_clip: float | None = None
+    """Norm that the gradients are scaled down to where theirs is above it."""
+    ema: float | None = None
+    """Decay of the average of the weights; None: there is none."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +38,12 @@ class OptimizerFlags:
     """AdamW's second decay rate."""
     eps: float = 1e-8
     """AdamW's epsilon."""
+    grad_clip: Annotated[float | None, tyro.conf.arg(aliases=["--grad-clip-norm"])] = None
+    """Norm of all gradients together above which they are scaled down to it; without it, they never are."""
+    ema: float | None = None
+    """Decay of a moving average of the weights, such as 0.9999, kept in float32 and in the checkpoints; it is
+    validated in place of the weights. Without it, there is none.
+    """
 
     def check_optimizer(self) -> None:
         """Raise UsageError where the flags cannot be."""
@@ -43,9 +54,14 @@ class OptimizerFlags:
             if not 0 <= getattr(self, name) < 1:
                 raise UsageError(f"--{name} {getattr(self, name)}: it must be at least 0 and below 1")
 
+        if self.grad_clip is not None and not 0 < self.grad_clip < float("inf"):
+            raise UsageError(f"--grad-clip {self.grad_clip}: it must be above 0")
+        if self.ema is not None and not 0 < self.ema < 1:
+            raise UsageError(f"--ema {self.ema}: it must lie above 0 and below 1")
+
     def optimizer_options(self) -> OptimizerOptions:
         """The settings that the flags stand for."""
-        return OptimizerOptions(self.beta1, self.beta2, self.eps, self.wd)
+        return OptimizerOptions(self.beta1, self.beta2, self.eps, self.wd, self.grad_clip, self.ema)
 
 
 def decay_groups(

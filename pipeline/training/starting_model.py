@@ -3,8 +3,10 @@
 import math
 from dataclasses import dataclass, replace
 
+from pipeline.checks import check_at_least, flag_name
 from pipeline.training.objective import MatchLossName
 from pmc_clip import PMCCLIP, ModelConfig
+from pmc_clip.locking import lock_tower
 from pmc_clip.pretrained import load_pretrained, read_pretrained
 from shards import UsageError
 
@@ -23,10 +25,59 @@ class ModelFlags:
     """Weights to start from: a tag (beta, PMC_CLIP:beta), a path, or an address such as hf-hub:owner/name.
     A resumed run goes on from its checkpoint instead.
     """
+    pretrained_image: bool = False
+    """Start the image tower from the weights that timm has for it, in a model whose image tower is timm's."""
+    lock_image: bool = False
+    """Keep the image tower as it is: no gradients, no moving statistics."""
+    lock_image_unlocked_groups: int = 0
+    """Parts at the image tower's end that train all the same, with --lock-image: of a ResNet the pool, then
+    its stages from the last one.
+    """
+    lock_text: bool = False
+    """Keep the text tower as it is: no gradients, no dropout. The projection of its features still trains."""
+    lock_text_unlocked_layers: int = 0
+    """Layers at the text tower's end that train all the same, with --lock-text."""
     mask_padding: bool = False
     """Keep padding out of the text tower, which makes the model another; captions are padded to the batch's
     longest. Part of the model, stored in its checkpoints; without it, as the model config says.
     """
+
+    def check_model(self) -> None:
+        """Raise UsageError where the flags cannot be, or contradict each other."""
+        check_at_least(self, lock_image_unlocked_groups=0, lock_text_unlocked_layers=0)
+        for lock, unlocked in (
+            ("lock_image", "lock_image_unlocked_groups"),
+            ("lock_text", "lock_text_unlocked_layers"),
+        ):
+            if getattr(self, unlocked) and not getattr(self, lock):
+                raise UsageError(f"{flag_name(unlocked)} says what {flag_name(lock)} leaves free: give both")
+        if self.pretrained and self.pretrained_image:
+            raise UsageError(
+                f"--pretrained {self.pretrained} holds the image tower, too: leave out --pretrained-image"
+            )
+
+    def check_locks(self, config: ModelConfig) -> None:
+        """Raise UsageError where a tower of this model would be locked at random weights."""
+        if self.pretrained:
+            return
+        vision = config.vision_cfg
+        if self.lock_image and not (self.pretrained_image or vision.timm_model_pretrained):
+            raise UsageError(
+                "--lock-image would keep the image tower at random weights: give --pretrained, or "
+                "--pretrained-image with a model whose image tower is timm's"
+            )
+        if self.lock_text and not config.text_cfg.bert_model_name:
+            raise UsageError(
+                "--lock-text would keep the text tower at random weights: give --pretrained, or a model "
+                "whose config names a pretrained BERT (bert_model_name)"
+            )
+
+    def lock(self, model: PMCCLIP) -> None:
+        """Lock what the flags say."""
+        if self.lock_image:
+            lock_tower(model, "visual", self.lock_image_unlocked_groups)
+        if self.lock_text:
+            lock_tower(model, "text_encoder", self.lock_text_unlocked_layers)
 
 
 def config_to_train(config: ModelConfig, loss: MatchLossName, *, mask_padding: bool) -> ModelConfig:

@@ -10,26 +10,34 @@ from pipeline.training.compilation import check_compiler
 from pipeline.training.objective import Objective
 from shards import UsageError
 
+Precision = Literal["bf16", "fp16", "fp32"]
+
 
 @dataclass(frozen=True)
 class StepOptions:
     """What a step computes, and how."""
 
     objective: Objective = field(default_factory=Objective)
-    bf16: bool = False
-    """Whether the model runs in bfloat16 where autocast does; losses are always in float32."""
+    precision: Precision = "fp32"
+    """What the model runs in where autocast lowers it; weights, losses and updates are always in float32."""
     parts: int = 1
     """In how many parts a rank computes its batch, one after the other."""
     compiled: bool = False
     """Whether the model's forward and backward pass are compiled."""
+    grad_checkpointing: bool = False
+    """Whether blocks keep their inputs alone and are computed again on the way back."""
+    bn_sync: bool = False
+    """Whether batch norms normalise by the statistics of all ranks' samples."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class StepFlags:
     """How a step computes."""
 
-    precision: Literal["bf16", "fp32"] | None = None
-    """Arithmetic of the model; without it, bf16 autocast on a GPU and fp32 on a CPU."""
+    precision: Precision | None = None
+    """Arithmetic of the model: bf16, fp16 with a scaled loss, or fp32 (on GPUs with TF32), over weights in
+    float32; without it, bf16 on a GPU and fp32 on a CPU.
+    """
     accum: int = 1
     """Parts that each process computes its batch in, one after the other, to need less memory; loss and
     gradients stay those of the whole batch (batch-norm statistics are those of the parts).
@@ -37,9 +45,21 @@ class StepFlags:
     compile: bool = False
     """Compile the model with torch.compile: minutes at the start, faster steps after."""
 
+    grad_checkpointing: bool = False
+    """Keep the inputs of the towers' blocks alone and compute them again on the way back: much less memory, a
+    third more time, the same gradients.
+    """
+    use_bn_sync: bool = False
+    """Batch norms normalise by the statistics of all processes' samples (SyncBatchNorm), not of their own."""
+
     def check_step(self) -> None:
-        """Raise UsageError where the flags cannot be."""
+        """Raise UsageError where the flags cannot be, or contradict each other."""
         check_at_least(self, accum=1)
+        if self.compile and self.grad_checkpointing:
+            raise UsageError(
+                "--compile and --grad-checkpointing: the compiler chooses itself what is computed again; "
+                "give one of them"
+            )
         if self.compile:
             check_compiler()
 
@@ -55,7 +75,9 @@ class StepFlags:
         """What the flags stand for on a device."""
         return StepOptions(
             objective,
-            bf16=self.precision == "bf16" or (self.precision is None and device.type == "cuda"),
+            precision=self.precision or ("bf16" if device.type == "cuda" else "fp32"),
             parts=self.accum,
             compiled=self.compile,
+            grad_checkpointing=self.grad_checkpointing,
+            bn_sync=self.use_bn_sync,
         )

@@ -1,7 +1,7 @@
 """One training step, and the state it changes: model, optimiser, samples seen."""
 
-from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -14,12 +14,16 @@ from pipeline.checkpoint import Checkpoint
 from pipeline.loader import Batch
 from pipeline.model_input import batch_parts, make_part
 from pipeline.topology import Topology
+from pipeline.training.averaging import WeightAverage
 from pipeline.training.compilation import compile_model, mark_changing_sizes, named_compiler_failures
+from pipeline.training.gradients import clip_gradients
 from pipeline.training.optimizer import OptimizerOptions, make_optimizer
 from pipeline.training.schedule import CosineSchedule
 from pipeline.training.step_options import StepOptions
 from pmc_clip import PMCCLIP, Tokenizer
 from pmc_clip.accumulation import Losses, MatchLoss, Part, accumulate
+from pmc_clip.activation_checkpointing import checkpoint_activations
+from shards import UsageError
 from shards.hashing import Purpose, derive
 
 MAX_LOGIT_SCALE = float(np.log(100))  # as CLIP and the published code clamp it
@@ -51,16 +55,27 @@ class Trainer:
     ) -> None:
         # Convolutions are faster where the channels of a pixel lie side by side, as they do in the batches.
         self.model = model.to(device).to(memory_format=torch.channels_last).train()
+        self.gradient_norm = torch.zeros((), device=device)
         self.step = 0
         self.samples_seen = 0
         self.global_batch = global_batch
         self._tokenizer, self._options = tokenizer, options or StepOptions()
         self._schedule, self._topology, self._device, self._seed = schedule, topology, device, seed
+        if self._options.grad_checkpointing:
+            checkpoint_activations(model)
         self.optimizer = make_optimizer(model, optimizer, schedule.peak)
+        self._grad_clip = optimizer.grad_clip
+        self._scaler = torch.amp.GradScaler(device.type, enabled=self._options.precision == "fp16")
+        self.average = WeightAverage(model, optimizer.ema) if optimizer.ema else None
         self._forward: nn.Module = model
         if topology.world_size > 1:
+            if self._options.bn_sync:
+                nn.SyncBatchNorm.convert_sync_batchnorm(model)
             self._forward = DistributedDataParallel(
-                model, device_ids=[device] if device.type == "cuda" else None, gradient_as_bucket_view=True
+                model,
+                device_ids=[device] if device.type == "cuda" else None,
+                gradient_as_bucket_view=True,
+                static_graph=True,
             )
             self._settle_buckets()
         if self._options.compiled:
@@ -87,16 +102,35 @@ class Trainer:
             "step": self.step,
             "samples_seen": self.samples_seen,
             "global_batch": self.global_batch,
+            "scaler": self._scaler.state_dict(),
+            "average": self.average.state() if self.average else {},
         }
 
     def load(self, checkpoint: Checkpoint) -> None:
         """Go on from a checkpoint."""
         self.model.load_state_dict(checkpoint.state_dict)
         self.load_optimizer(checkpoint.optimizer)
+        if self._scaler.is_enabled() and checkpoint.scaler:
+            self._scaler.load_state_dict(checkpoint.scaler)
+        if self.average:
+            self.average.load(checkpoint.average)
         self.step, self.samples_seen = checkpoint.step, checkpoint.samples_seen
 
     def load_optimizer(self, saved: Mapping[str, Any]) -> None:
-        """Go on with an optimiser's moments and counts of steps; its settings stay those of this trainer."""
+        """Go on with an optimiser's moments and counts of steps; its settings stay those of this trainer.
+
+        Raises UsageError where it trained other parameters.
+        """
+        counts = [
+            [len(group["params"]) for group in groups]
+            for groups in (saved["param_groups"], self.optimizer.param_groups)
+        ]
+        if counts[0] != counts[1]:
+            raise UsageError(
+                f"the checkpoint's run trained {sum(counts[0])} parameters, this one would train "
+                f"{sum(counts[1])}: give the --lock-image and --lock-text that it had, or start a new run "
+                "from its weights with --pretrained"
+            )
         groups = [
             {**own, "params": theirs["params"]}
             for own, theirs in zip(self.optimizer.param_groups, saved["param_groups"], strict=True)
@@ -115,11 +149,16 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate
         losses = self._compute_gradients(batch)
-        self.optimizer.step()
+        self._scaler.unscale_(self.optimizer)
+        self.gradient_norm = clip_gradients(self.model.parameters(), self._grad_clip)
+        self._scaler.step(self.optimizer)
+        self._scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
         with torch.no_grad():
             self.model.logit_scale.clamp_(0, MAX_LOGIT_SCALE)
         self.step += 1
+        if self.average:
+            self.average.update(self.step)
         self.samples_seen += self.global_batch
         return losses
 
@@ -134,7 +173,14 @@ class Trainer:
         with named_compiler_failures() if self._options.compiled else nullcontext():
             if len(parts) == 1:
                 return self._backward(parts[0], match_loss)
-            return accumulate(self._forward, parts, match_loss, objective.weights, autocast=self._autocast)
+            return accumulate(
+                self._forward,
+                parts,
+                match_loss,
+                objective.weights,
+                autocast=self._autocast,
+                scale=self._scaler.scale,
+            )
 
     def _backward(self, part: Part, match_loss: MatchLoss) -> Losses:
         """Gradients of a batch in one piece."""
@@ -142,12 +188,13 @@ class Trainer:
             output = self._forward(part.images, part.tokens, layout=part.layout)
         match = match_loss(output.image_features, output.text_features, output.logit_scale, output.logit_bias)
         total = self._options.objective.weights.total(match, output.mlm_loss)
-        total.backward()
+        self._scaler.scale(total).backward()
         mlm = None if output.mlm_loss is None else output.mlm_loss.detach()
         return Losses(total.detach(), match.detach(), mlm)
 
     def _autocast(self) -> AbstractContextManager[object]:
-        return torch.autocast(self._device.type, torch.bfloat16) if self._options.bf16 else nullcontext()
+        lowered = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self._options.precision)
+        return torch.autocast(self._device.type, lowered) if lowered else nullcontext()
 
     def _settle_buckets(self) -> None:
         """Let DDP choose its gradient buckets for good, before the first real step.
@@ -169,7 +216,14 @@ class Trainer:
             for buffer, value in zip(self.model.buffers(), kept, strict=True):
                 buffer.copy_(value)
 
-    def synchronise_buffers(self) -> None:
+    @contextmanager
+    def ready_for_evaluation(self, *, averaged: bool) -> Iterator[PMCCLIP]:
+        """The model, the same on every rank, with the average of its weights where that is asked for."""
+        with self.average.in_place() if averaged and self.average else nullcontext():
+            self._synchronise_buffers()
+            yield self.model
+
+    def _synchronise_buffers(self) -> None:
         """Give every rank the first one's batch-norm statistics, as the next step would: for evaluation."""
         if self._topology.world_size > 1:
             for buffer in self.model.buffers():

@@ -1,6 +1,7 @@
 """Validation while a run trains: its flags, and what the model as it stands is found to do."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 
@@ -23,6 +24,10 @@ class ValidationFlags:
     """Validation data: a folder of shards, or a table."""
     val_frequency: int = 1
     """Epochs between validations."""
+    val_weights: Literal["current", "average"] | None = None
+    """Which weights are validated: those that train, or their average (with --ema); without it, the average
+    where there is one.
+    """
 
     def check_validation(self) -> None:
         """Raise UsageError where the flags cannot be."""

@@ -9,64 +9,15 @@ import torch
 from torch._dynamo.testing import CompileCounter
 
 from pipeline.data import reading_advice
-from pipeline.loader import Batch
 from pipeline.topology import Topology
 from pipeline.training.compilation import check_compiler
 from pipeline.training.objective import Objective
 from pipeline.training.optimizer import OptimizerOptions, decay_groups
-from pipeline.training.schedule import CosineSchedule
 from pipeline.training.starting_model import config_to_train
-from pipeline.training.step_options import StepOptions
-from pipeline.training.trainer import Trainer
-from pmc_clip import ModelConfig, create_model, get_tokenizer, load_model_config, mask_tokens
+from pmc_clip import ModelConfig, create_model, load_model_config
 from pmc_clip.losses import LossWeights
 from shards import DataError, Mixture, UsageError, open_dataset
-
-BATCH = 8
-# An update that follows the gradient's size: Adam's own divides it away, and so makes noise of a zero large.
-PLAIN_STEPS = OptimizerOptions(eps=1.0, weight_decay=0.0)
-
-
-def make_trainer(
-    device: str = "cpu",
-    mlm: bool = True,
-    config: ModelConfig | None = None,
-    optimizer: OptimizerOptions | None = None,
-    lr: float = 1e-3,
-    **options: object,
-) -> Trainer:
-    torch.manual_seed(0)
-    config = config or load_model_config("tiny")
-    return Trainer(
-        create_model(config, mlm=mlm),
-        get_tokenizer(config),
-        schedule=CosineSchedule(lr, 0, 1000),
-        optimizer=optimizer or OptimizerOptions(),
-        topology=Topology(),
-        device=torch.device(device),
-        seed=5,
-        global_batch=BATCH,
-        options=StepOptions(**options),
-    )
-
-
-def make_batch(seed: int, mlm: bool = True, captions: list[str] | None = None) -> Batch:
-    rng = np.random.default_rng(seed)
-    captions = captions or [
-        f"figure {number} of article {seed}: a lesion in the liver" + number * " or elsewhere"
-        for number in range(BATCH)
-    ]
-    tokenizer = get_tokenizer("tiny")
-    tokens, labels = tokenizer(captions), None
-    if mlm:
-        tokens, labels = mask_tokens(tokens, rng.random((*tokens.shape, 3)), tokenizer, 0.3)
-    images = torch.from_numpy(rng.integers(0, 255, (BATCH, 64, 64, 3), np.uint8)).permute(0, 3, 1, 2)
-    numbers = np.arange(BATCH)
-    return Batch(numbers, np.zeros(BATCH), numbers, [""] * BATCH, captions, images, tokens, labels)
-
-
-def parameters_of(trainer: Trainer) -> dict[str, torch.Tensor]:
-    return {name: parameter.detach().clone() for name, parameter in trainer.model.named_parameters()}
+from tests.training_cases import BATCH, PLAIN_STEPS, make_batch, make_trainer, parameters_of
 
 
 def siglip_config() -> ModelConfig:
@@ -277,7 +228,8 @@ def test_a_gpu_learns_the_same(bf16, parts):
     """Losses of the first step agree with the CPU's, and both fall."""
     losses = {}
     for device in ("cpu", "cuda"):
-        trainer = make_trainer(device, bf16=bf16 and device == "cuda", parts=parts)
+        precision = "bf16" if bf16 and device == "cuda" else "fp32"
+        trainer = make_trainer(device, precision=precision, parts=parts)
         trainer.model.eval()  # without dropout, whose draws differ between devices
         losses[device] = [float(trainer.train_step(make_batch(1)).total) for _ in range(5)]
     assert losses["cuda"][0] == pytest.approx(losses["cpu"][0], rel=0.02 if bf16 else 1e-3)

@@ -1,0 +1,58 @@
+"""Trainers of the tiny model, and batches for them."""
+
+import numpy as np
+import torch
+
+from pipeline.loader import Batch
+from pipeline.topology import Topology
+from pipeline.training.optimizer import OptimizerOptions
+from pipeline.training.schedule import CosineSchedule
+from pipeline.training.step_options import StepOptions
+from pipeline.training.trainer import Trainer
+from pmc_clip import ModelConfig, create_model, get_tokenizer, load_model_config, mask_tokens
+
+BATCH = 8
+# An update that follows the gradient's size: Adam's own divides it away, and so makes noise of a zero large.
+PLAIN_STEPS = OptimizerOptions(eps=1.0, weight_decay=0.0)
+
+
+def make_trainer(
+    device: str = "cpu",
+    mlm: bool = True,
+    config: ModelConfig | None = None,
+    optimizer: OptimizerOptions | None = None,
+    lr: float = 1e-3,
+    **options: object,
+) -> Trainer:
+    torch.manual_seed(0)
+    config = config or load_model_config("tiny")
+    return Trainer(
+        create_model(config, mlm=mlm),
+        get_tokenizer(config),
+        schedule=CosineSchedule(lr, 0, 1000),
+        optimizer=optimizer or OptimizerOptions(),
+        topology=Topology(),
+        device=torch.device(device),
+        seed=5,
+        global_batch=BATCH,
+        options=StepOptions(**options),
+    )
+
+
+def make_batch(seed: int, mlm: bool = True, captions: list[str] | None = None) -> Batch:
+    rng = np.random.default_rng(seed)
+    captions = captions or [
+        f"figure {number} of article {seed}: a lesion in the liver" + number * " or elsewhere"
+        for number in range(BATCH)
+    ]
+    tokenizer = get_tokenizer("tiny")
+    tokens, labels = tokenizer(captions), None
+    if mlm:
+        tokens, labels = mask_tokens(tokens, rng.random((*tokens.shape, 3)), tokenizer, 0.3)
+    images = torch.from_numpy(rng.integers(0, 255, (BATCH, 64, 64, 3), np.uint8)).permute(0, 3, 1, 2)
+    numbers = np.arange(BATCH)
+    return Batch(numbers, np.zeros(BATCH), numbers, [""] * BATCH, captions, images, tokens, labels)
+
+
+def parameters_of(trainer: Trainer) -> dict[str, torch.Tensor]:
+    return {name: parameter.detach().clone() for name, parameter in trainer.model.named_parameters()}
