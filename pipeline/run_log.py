@@ -21,12 +21,16 @@ class RunLog:
     def __init__(self, folder: Path, step: int) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self._path = folder / "metrics.jsonl"
-        write_atomically(
-            self._path, "".join(f"{json.dumps(e)}\n" for e in _entries(self._path, step)).encode()
-        )
+        entries = _entries(self._path, step)
+        self._kept = {(entry["kind"], entry["step"]) for entry in entries}
+        write_atomically(self._path, "".join(f"{json.dumps(entry)}\n" for entry in entries).encode())
         self._file = open(self._path, "a", buffering=1, encoding="utf-8")  # noqa: SIM115 (lives as long as the run)
         self._board = _open_board(folder, step + 1)
         self._refused = False
+
+    def kept(self, kind: str, step: int) -> bool:
+        """Whether there is an entry from before of a kind and a step."""
+        return (kind, step) in self._kept
 
     def write(
         self,
@@ -85,7 +89,7 @@ def _entries(path: Path, step: int) -> list[dict[str, Any]]:
             entry = json.loads(line)
         except ValueError:
             continue
-        if isinstance(entry, dict) and entry.get("step", step + 1) <= step:
+        if isinstance(entry, dict) and entry.get("step", step + 1) <= step and "kind" in entry:
             entries.append(entry)
     return entries
 

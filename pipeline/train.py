@@ -121,6 +121,8 @@ def train_until_asked_to_end(config: TrainConfig, topology: Topology, interrupti
         if log and findings:
             log.write(trainer.step, trainer.samples_seen, findings.values, "valid")
             say(f"validation after step {trainer.step:,}: {findings.line}")
+            if config.keep_best:
+                saver.keep_if_best(trainer, config.keep_best, findings.values[config.keep_best])
         return True
 
     loader = training_loader(
@@ -134,15 +136,18 @@ def train_until_asked_to_end(config: TrainConfig, topology: Topology, interrupti
         options=options,
     )
     cache = options.cache or nullcontext()
-    interrupted = False
     interruption.begin_steps()
+    # A run that was killed or asked to end while it validated does so now.
+    due = start.checkpoint and config.is_due(length, trainer.samples_seen)
+    owed = due and decided_by_first(topology, lambda: not (log and log.kept("valid", trainer.step)))
+    interrupted = bool(owed) and not validate()
     with (
         cache,
         loader,
         files or nullcontext(),
         Progress(loader, log, topology, length, train_data) as progress,
     ):
-        for batch in loader:
+        for batch in () if interrupted else loader:
             learning_rate = trainer.learning_rate
             losses = trainer.train_step(batch)
             progress.advance()
@@ -153,7 +158,7 @@ def train_until_asked_to_end(config: TrainConfig, topology: Topology, interrupti
             if last or (trainer.step % config.save_every == 0 if config.save_every else epochs_done):
                 save()
                 progress.restart_clock(trainer.samples_seen)
-            if last or (epochs_done and epochs_done % config.val_frequency == 0):
+            if config.is_due(length, trainer.samples_seen):
                 interrupted = not validate()
                 progress.restart_clock(trainer.samples_seen)
             if interrupted or (not last and interruption.agreed()):

@@ -41,6 +41,11 @@ class RetrievalMetrics:
     image_to_text: DirectionMetrics
     text_to_image: DirectionMetrics
 
+    @staticmethod
+    def names() -> tuple[str, ...]:
+        """The names in `to_dict`."""
+        return tuple(RetrievalMetrics(1, *[DirectionMetrics.by_chance(1)] * 2).to_dict())
+
     def to_dict(self) -> dict[str, float]:
         """Flat names and numbers, for logs and JSON."""
         return {

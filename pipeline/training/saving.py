@@ -51,6 +51,12 @@ class Saver:
     tokenizer: str
     config: dict[str, Any]
 
+    def keep_if_best(self, trainer: Trainer, metric: str, value: float) -> None:
+        """Keep the run as it stands as `best.pt`, if no validation before gave a better value."""
+        if self.files.beats_best(metric, value, higher_is_better=not metric.endswith("_rank")):
+            self.save(trainer)
+            self.files.keep_best(metric, value)
+
     def save(self, trainer: Trainer) -> None:
         """Save the run as it stands, unless it was saved so."""
         if self.files.saved_step == trainer.step:

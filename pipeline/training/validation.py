@@ -10,10 +10,12 @@ from pipeline.data import LoaderOptions
 from pipeline.decode import EvalDecode
 from pipeline.evaluation.evaluator import Findings
 from pipeline.evaluation.retrieval import RetrievalEvaluator
+from pipeline.evaluation.retrieval_metrics import RetrievalMetrics
 from pipeline.evaluation.subject import Subject, Watch
 from pipeline.topology import Topology
+from pipeline.training.length import RunLength
 from pmc_clip import PMCCLIP, Tokenizer
-from shards import Dataset
+from shards import Dataset, UsageError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,10 +30,28 @@ class ValidationFlags:
     """Which weights are validated: those that train, or their average (with --ema); without it, the average
     where there is one.
     """
+    keep_best: str | None = None
+    """Keep the checkpoint with the best value of a validation metric as best.pt; image_to_text_recall_at_10,
+    say.
+    """
+
+    def is_due(self, length: RunLength, samples_seen: int) -> bool:
+        """Whether the run is validated when so many samples have been seen: after an epoch, or at its end."""
+        epochs = length.ends_epoch(samples_seen)
+        return samples_seen >= length.stop or (epochs > 0 and epochs % self.val_frequency == 0)
 
     def check_validation(self) -> None:
         """Raise UsageError where the flags cannot be."""
         check_at_least(self, val_frequency=1)
+        if self.keep_best is None:
+            return
+        if self.keep_best not in RetrievalMetrics.names():
+            raise UsageError(
+                f"--keep-best {self.keep_best}: no such metric; there are "
+                f"{', '.join(RetrievalMetrics.names())}"
+            )
+        if self.val_data is None:
+            raise UsageError(f"--keep-best {self.keep_best}: give --val-data, which it is measured on")
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
 STEPS = 30
 
@@ -59,3 +60,19 @@ def test_a_run_asked_to_end_saves_ends_with_75_and_goes_on(start, run, flags, tm
     assert not (folder / "interrupted").exists()
     assert checkpoint_steps(folder) == [saved, STEPS]
     assert [entry["step"] for entry in entries(folder, "train")] == list(range(1, STEPS + 1))
+
+
+def test_a_validation_that_was_cut_short_is_made_up_for(run, flags, tmp_path):
+    folder = tmp_path / "runs" / "run"
+    few = [*flags, "--steps", 3, "--keep-best", "text_to_image_mean_rank"]
+    assert run("train", *few).returncode == 0
+    log = folder / "metrics.jsonl"
+    whole = [json.loads(line) for line in log.read_text().splitlines()]
+    log.write_text("".join(json.dumps(entry) + "\n" for entry in whole if entry["kind"] != "valid"))
+    again = run("train", *few)
+    assert again.returncode == 0, again.stderr
+    assert entries(folder, "valid") == [entry for entry in whole if entry["kind"] == "valid"]
+    assert torch.load(folder / "checkpoints" / "best.pt", weights_only=True)["step"] == 3
+    third = run("train", *few)
+    assert third.returncode == 0
+    assert "validation" not in third.stderr
