@@ -114,9 +114,11 @@ class _RandomState(NamedTuple):
 
     @classmethod
     def now(cls, device: torch.device) -> Self:
+        """Of the CPU and, if it is one, the GPU."""
         return cls(torch.get_rng_state(), torch.cuda.get_rng_state(device) if device.type == "cuda" else None)
 
     def restore(self, device: torch.device) -> None:
+        """Draw from here on what was drawn from there on."""
         torch.set_rng_state(self.cpu)
         if self.cuda is not None:
             torch.cuda.set_rng_state(self.cuda, device)

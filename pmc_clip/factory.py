@@ -59,14 +59,14 @@ def create_model_and_transforms(
     model: name (`list_models()`), path to a JSON file, or config; None: what `pretrained` was trained as, if
         it says so, else the published RN50_fusion4.
     pretrained: a tag (`list_pretrained()`) such as `beta` or `PMC_CLIP:beta`, the path of a checkpoint or of
-        an exported folder, or an address (`hf-hub:owner/name`, `s3://bucket/checkpoint.pt`). None: weights
-        are drawn from torch's seed.
+        an exported folder, or an address (`hf-hub:owner/name`, `s3://bucket/checkpoint.pt`). None or "":
+        weights are drawn from torch's seed.
     mlm: with masked-token prediction. None: if the checkpoint has it; True without a checkpoint.
     pretrained_text, pretrained_image: without `pretrained`, read the towers' own weights; see `create_model`.
     Each transform makes of a PIL image [3, S, S] float32, normalised as the model's config says. Its
     tokeniser is `get_tokenizer(model.config)`.
     """
-    if pretrained is None:
+    if not pretrained:
         built = create_model(
             model or PUBLISHED_MODEL,
             mlm=mlm is None or mlm,

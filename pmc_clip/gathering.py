@@ -26,6 +26,8 @@ class Ranks:
 
 
 class _GatherWithGradient(torch.autograd.Function):
+    """[local, …] -> [global, …]; the way back is a sum over the ranks of what each owes to these rows."""
+
     @staticmethod
     def forward(ctx: Any, values: torch.Tensor) -> torch.Tensor:
         values = values.contiguous()

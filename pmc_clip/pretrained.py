@@ -76,6 +76,8 @@ def read_pretrained(name: str | Path) -> Pretrained:
     Raises ModelError, with the remedy, for whatever cannot be found, fetched, or read as weights.
     """
     name = str(name)
+    if not name:
+        raise ModelError(f"no weights are named: give a tag ({', '.join(_TAGS)}), a path or an address")
     if tag := _tag(name):
         return _read_tag(tag)
     if name.startswith("hf-hub:"):

@@ -35,7 +35,11 @@ class TextLayout(NamedTuple):
         cls, tokens: torch.Tensor, labels: torch.Tensor | None = None, *, mask_padding: bool = False
     ) -> Self:
         """The layout of token ids [B, T] and their labels [B, T] (0: not scored)."""
-        kept = (tokens != PAD_ID).flatten().nonzero().squeeze(1) if mask_padding else None
+        kept = None
+        if mask_padding:
+            read = tokens != PAD_ID
+            read[:, 0] = True  # whose state is the caption's feature, even of a row of padding alone
+            kept = read.flatten().nonzero().squeeze(1)
         if labels is None:
             return cls(kept)
         labels = labels.flatten()

@@ -92,6 +92,7 @@ class _Output(nn.Module):
         self.LayerNorm = nn.LayerNorm(width, eps=eps)
 
     def forward(self, x: torch.Tensor, before: torch.Tensor, dropout: float) -> torch.Tensor:
+        """[R, in_width] and the layer's input [R, width] -> [R, width]."""
         return self.LayerNorm(F.dropout(self.dense(x), dropout, self.training) + before)
 
 

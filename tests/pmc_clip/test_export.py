@@ -259,6 +259,20 @@ def test_the_real_model_has_the_published_tensors():
     assert state["text_encoder.embeddings.position_ids"].shape == (1, 512)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("prefix", ["module.", ""])
+def test_the_published_checkpoint_of_the_real_model_loads_by_its_path(tmp_path, prefix):
+    torch.manual_seed(0)
+    model = pmc_clip.create_model("RN50_fusion4", pretrained_text=False)
+    state = {f"{prefix}{name}": tensor for name, tensor in published_state_dict(model).items()}
+    assert len(state) == 594
+    torch.save({"epoch": 1, "name": "beta", "state_dict": state}, tmp_path / "checkpoint.pt")
+    loaded, _, _ = pmc_clip.create_model_and_transforms("RN50_fusion4", pretrained=tmp_path / "checkpoint.pt")
+    expected = model.state_dict()
+    assert loaded.state_dict().keys() == expected.keys()
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in loaded.state_dict().items())
+
+
 def test_one_model_gives_one_published_file_and_disturbs_no_randomness(build, tmp_path):
     model = build(mlm=False)
     torch.manual_seed(5)

@@ -55,7 +55,7 @@ def test_a_checkpoint_loads_with_its_model_left_out_or_named(saved, model):
 
 
 def test_models_come_ready_for_evaluation(saved):
-    for arguments in ({"model": "tiny"}, {"pretrained": saved[1]}):
+    for arguments in ({"model": "tiny"}, {"model": "tiny", "pretrained": ""}, {"pretrained": saved[1]}):
         model, _, _ = pmc_clip.create_model_and_transforms(**arguments)
         assert not any(module.training for module in model.modules())
 
@@ -129,6 +129,7 @@ def test_every_exported_name_is_where_the_package_says_and_documented():
         value = getattr(pmc_clip, name)
         if inspect.isfunction(value) or inspect.isclass(value):
             assert inspect.getdoc(value), name
+    assert Path(pmc_clip.__file__).with_name("py.typed").is_file()  # else type checkers pass it over
 
 
 def test_importing_takes_no_torch_and_a_model_no_transformers():

@@ -205,6 +205,11 @@ def test_unknown_name_is_told_the_tags(name):
         read_pretrained(name)
 
 
+def test_no_name_at_all_is_told_the_tags():
+    with pytest.raises(pmc_clip.ModelError, match=r"no weights are named: give a tag \(beta, RC, split\)"):
+        read_pretrained("")
+
+
 # The split
 
 

@@ -4,7 +4,9 @@ The reference (plain_model.py) computes every position, query and score. In floa
 agree to 1e-5 and gradients to 2e-5 of each parameter's largest.
 """
 
+import importlib
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,10 +14,13 @@ import torch
 from torch._dynamo.testing import CompileCounterWithBackend
 
 import pmc_clip
+import pmc_clip.fusion
+import pmc_clip.text_tower
 from benchmarks.published_step import largest_difference
 from pmc_clip.text_layout import TextLayout
 from tests.pmc_clip.plain_model import assert_same_gradients, plain_losses
 
+PROJECT = Path(__file__).parents[2]
 CAPTIONS = ("Axial CT of the chest.", "x-ray", "", "Histology section; red staining of tumor cells in liver.")
 Batch = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 Losses = tuple[torch.Tensor, torch.Tensor]
@@ -64,6 +69,46 @@ def test_losses_and_gradients_are_those_of_the_plain_computation(mask_padding, p
     assert (tokens == 0).float().mean() > (0.4 if mask_padding else 0.8)
     expected = plain_losses(model, pmc_clip.normalize(images), tokens, labels)
     assert_same(losses(model, images, tokens, labels), expected, model)
+
+
+@pytest.fixture
+def build_without(monkeypatch):
+    """`build_without("masked", model)`: the model as the benchmark builds it without one of its gains."""
+    monkeypatch.syspath_prepend(PROJECT / "benchmarks")  # where scripts find each other
+    # What the benchmark changes for its whole process is changed back here.
+    for module in (pmc_clip.text_tower, pmc_clip.fusion):
+        monkeypatch.setattr(module, "packed_attention", module.packed_attention)
+    for layer in (pmc_clip.text_tower.BertLayer, pmc_clip.fusion.ResidualAttentionBlock):
+        monkeypatch.setattr(layer, "forward", layer.forward)
+    our_step = importlib.import_module("our_step")
+
+    def build(gain: str, model: pmc_clip.PMCCLIP) -> pmc_clip.PMCCLIP:
+        built = our_step.build_ours(model.config, frozenset(our_step.GAINS) - {gain})
+        built.load_state_dict(model.state_dict())
+        return built
+
+    return build
+
+
+@pytest.mark.parametrize("gain", ["masked", "query", "sdpa", "rows"])
+@pytest.mark.parametrize("mask_padding", [True, False])
+def test_losses_and_gradients_are_those_without_each_gain(build_without, gain, mask_padding):
+    model = build_model(mask_padding=mask_padding)
+    batch = make_batch(model)
+    found = losses(model, *batch)
+    sum(found).backward()
+    without = build_without(gain, model)
+    expected = losses(without, *batch)
+    sum(expected).backward()
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+    theirs = dict(without.named_parameters())
+    rounding = 5e-7 * max(float(parameter.grad.abs().max()) for parameter in theirs.values())
+    for name, own in model.named_parameters():
+        wanted = theirs[name].grad
+        tolerance = 2e-5 * float(wanted.abs().max()) + rounding
+        torch.testing.assert_close(
+            own.grad, wanted, rtol=0, atol=tolerance, msg=lambda m, n=name: f"{n}: {m}"
+        )
 
 
 def test_published_form_gives_the_same_losses():
@@ -124,6 +169,15 @@ def test_captions_without_words_and_batches_of_one_have_finite_gradients(caption
     assert any(captions) or mlm == 0
     (match + mlm).backward()
     assert all(torch.isfinite(parameter.grad).all() for parameter in model.parameters())
+
+
+def test_rows_of_padding_alone_disturb_no_caption():
+    model = build_model(mask_padding=True).eval()
+    _, tokens, _ = make_batch(model)
+    nothing = torch.zeros_like(tokens[:1])
+    among = model.encode_text(torch.cat([nothing, tokens, nothing]))
+    torch.testing.assert_close(among[1:-1], model.encode_text(tokens), rtol=0, atol=1e-5)
+    assert torch.isfinite(among).all()
 
 
 @pytest.mark.slow
