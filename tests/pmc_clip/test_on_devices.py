@@ -42,6 +42,19 @@ def gradients(model: pmc_clip.PMCCLIP, found: Losses) -> dict[str, torch.Tensor]
     return {name: value.cpu() for (name, _), value in zip(model.named_parameters(), given, strict=True)}
 
 
+def assert_near(
+    found: Losses, expected: Losses, own: dict[str, torch.Tensor], wanted: dict[str, torch.Tensor]
+) -> None:
+    """Losses, and gradients by parameter, agree to float32 as devices and compilers order its sums."""
+    for loss, theirs in zip(found, expected, strict=True):
+        torch.testing.assert_close(loss.cpu(), theirs.cpu(), rtol=1e-4, atol=1e-4)
+    for name, gradient in own.items():
+        tolerance = 1e-3 * float(wanted[name].abs().max()) + 1e-5
+        torch.testing.assert_close(
+            gradient, wanted[name], rtol=0, atol=tolerance, msg=lambda m, n=name: f"{n}: {m}"
+        )
+
+
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("mask_padding", [True, False])
 def test_a_device_gives_the_losses_and_gradients_of_the_cpu(device, mask_padding):
@@ -52,11 +65,7 @@ def test_a_device_gives_the_losses_and_gradients_of_the_cpu(device, mask_padding
     model.to(device, memory_format=torch.channels_last)
     images, tokens, layout = on(device, batch, mask_padding=mask_padding)
     found = losses(model, images, tokens, layout=layout)
-    for own, theirs in zip(found, expected, strict=True):
-        torch.testing.assert_close(own.cpu(), theirs, rtol=1e-4, atol=1e-4)
-    for name, own in gradients(model, found).items():
-        largest = float(wanted[name].abs().max())
-        torch.testing.assert_close(own, wanted[name], rtol=0, atol=1e-3 * largest + 1e-5, msg=name)
+    assert_near(found, expected, gradients(model, found), wanted)
 
 
 @pytest.mark.parametrize("device", DEVICES)
@@ -132,20 +141,15 @@ def test_a_step_never_waits_for_the_gpu():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("device", DEVICES)
-@pytest.mark.parametrize("mask_padding", [True, False])
-def test_a_compiled_model_gives_the_losses_and_gradients_of_the_plain_one(device, mask_padding):
-    model = build_model(mask_padding=mask_padding).to(device, memory_format=torch.channels_last)
+def test_a_compiled_model_gives_the_losses_and_gradients_of_the_plain_one(device):
+    model = build_model(mask_padding=True).to(device, memory_format=torch.channels_last)
     torch._dynamo.reset()
     compiled = torch.compile(model)
     for captions in (CAPTIONS, (*CAPTIONS[:3], "CT " * 99)):
-        images, tokens, layout = on(device, make_batch(model, captions), mask_padding=mask_padding)
+        images, tokens, layout = on(device, make_batch(model, captions), mask_padding=True)
         for part in (tokens, *layout):
-            if part is not None:
-                torch._dynamo.maybe_mark_dynamic(part, part.ndim - 1)
-        expected, found = (losses(each, images, tokens, layout=layout) for each in (model, compiled))
-        for own, theirs in zip(found, expected, strict=True):
-            torch.testing.assert_close(own, theirs, rtol=1e-4, atol=1e-4)
+            torch._dynamo.maybe_mark_dynamic(part, part.ndim - 1)
+        expected = losses(model, images, tokens, layout=layout)
         wanted = gradients(model, expected)
-        for name, own in gradients(model, found).items():
-            largest = float(wanted[name].abs().max())
-            torch.testing.assert_close(own, wanted[name], rtol=0, atol=1e-3 * largest + 1e-5, msg=name)
+        found = losses(compiled, images, tokens, layout=layout)
+        assert_near(found, expected, gradients(model, found), wanted)
