@@ -2,12 +2,13 @@
 
     python -m pipeline.evaluate --data shards/test --checkpoint runs/NAME/checkpoints/latest
     python -m pipeline.evaluate --data s3://bucket/test --checkpoint PMC_CLIP:beta --out evaluated/beta
-    python -m pipeline.evaluate --data test.csv --checkpoint PMC_CLIP:beta
+    python -m pipeline.evaluate --data test.csv --checkpoint PMC_CLIP:beta --test-2000
     python -m pipeline.evaluate --data shards/test --checkpoint … --task zeroshot --classes classes.json
     python -m pipeline.evaluate --data shards/test --checkpoint … --task probe knn --fit-data shards/train
     torchrun --nproc_per_node 4 -m pipeline.evaluate --data shards/test --checkpoint .../checkpoints/latest
 
-Prints a table; writes the same figures as metrics.json, and a page to look at, report.html.
+Prints a table; writes the same figures as metrics.json, a page to look at, report.html, and the samples' ids.
+`pipeline.compare` puts several evaluations side by side.
 """
 
 from dataclasses import dataclass
@@ -20,8 +21,10 @@ from pipeline.checks import check_at_least, check_no_file, local_path
 from pipeline.cli import main
 from pipeline.data import make_options
 from pipeline.device import start_processes
-from pipeline.evaluation.output import EvaluationOutput
+from pipeline.evaluation.output import EvaluationOutput, write_to_board
+from pipeline.evaluation.provenance import describe_evaluation
 from pipeline.evaluation.subject import Subject
+from pipeline.evaluation.subset import SubsetFlags, open_subset
 from pipeline.evaluation.task_flags import TaskFlags
 from pipeline.evaluation.tasks import Task, columns_of, make_evaluator
 from pipeline.open_data import open_data
@@ -29,10 +32,11 @@ from pipeline.open_model import open_model
 from pipeline.packed_table import check_tables
 from pipeline.run_log import say
 from pipeline.topology import Topology
+from pipeline.wording import counted
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluateConfig(TaskFlags):
+class EvaluateConfig(TaskFlags, SubsetFlags):
     """Flags of `pipeline.evaluate`."""
 
     data: str
@@ -57,22 +61,36 @@ class EvaluateConfig(TaskFlags):
     task: tuple[Task, ...] = ("retrieval",)
     """What to evaluate; several tasks share one pass over the data."""
     out: str | None = None
-    """Folder for metrics.json and report.html; without it, evaluation/DATA-CHECKPOINT in the run's folder (in
-    the current one for weights that are of no run), or DATA-CHECKPOINT-published with --decode published.
+    """Folder for metrics.json, report.html and ids.txt; without it, evaluation/DATA-CHECKPOINT in the run's
+    folder (in the current one for weights that are of no run), then what is special: tasks, a limit, ids,
+    `published`.
     """
+
+    def default_name(self, data: str, checkpoint: str) -> str:
+        """The name of the folder without --out."""
+        special: list[str] = [] if self.task == ("retrieval",) else [*self.task]
+        if self.sample_limit is not None:
+            special.append(str(self.sample_limit))
+        if self.ids is not None:
+            special.append(Path(self.ids).stem)
+        if self.decode != "exact":
+            special.append(self.decode)
+        return "-".join([data, checkpoint, *special])
 
 
 def evaluate(config: EvaluateConfig) -> None:
     """Run the evaluators; print what they find, and write it."""
     check_at_least(config, batch_size=1, workers=1, prefetch_bytes=0)
+    config.check_subset()
     check_no_file("--out", local_path("--out", config.out or ""))
     config.check_tasks(config.task)
     check_tables(config, [data for data in (config.data, config.fit_data, config.val_data) if data])
     topology = Topology.from_environment()
     opened = open_model(config.checkpoint, config.model)
-    dataset = open_data(config.data, topology, config)
+    whole = open_data(config.data, topology, config)
     evaluators = [make_evaluator(task, config, topology) for task in dict.fromkeys(config.task)]
     device = start_processes(topology)
+    dataset, known_ids = open_subset(whole, config, topology, config.seed)
     subject = Subject(
         opened.on(device),
         opened.tokenizer,
@@ -84,29 +102,26 @@ def evaluate(config: EvaluateConfig) -> None:
         decode=config.decode,
         columns=columns_of(evaluators),
         captions="retrieval" in config.task,
+        known_ids=known_ids,
     )
-    title = f"{config.data}: {len(dataset):,} pairs; {opened.title}"
-    if topology.is_main:
-        print(title, flush=True)
+    say(f"{config.data}: {counted(len(dataset), 'sample')}; {opened.title}", main=topology.is_main)
     found = {}
     for evaluator in evaluators:
         if findings := evaluator.run(subject):
             found[evaluator.task] = findings
             print(findings.table, flush=True)
+    ids = subject.ids  # all ranks at once
     if topology.is_main:
-        suffix = "" if config.decode == "exact" else f"-{config.decode}"
-        default = opened.folder / "evaluation" / f"{dataset.name}-{opened.name}{suffix}"
+        default = opened.folder / "evaluation" / config.default_name(whole.name, opened.name)
         output = EvaluationOutput(Path(config.out) if config.out else default)
-        provenance = {
-            "data": config.data,
-            "fingerprint": dataset.manifest.fingerprint,
-            "checkpoint": opened.source,
-            **opened.progress,
-            "pairs": len(dataset),
-            "decode": config.decode,
+        provenance = describe_evaluation(config.data, opened, subject) | {
+            "subset": config.subset(whole.manifest.fingerprint, config.seed),
+            "seed": config.seed,
         }
-        output.write(title, provenance, found)
-        say(f"figures: {output.metrics}\nreport: {output.report}")
+        output.write(provenance, found, ids)
+        if opened.progress:
+            write_to_board(opened.folder, dataset.name, opened.progress["step"], found)
+        say(f"figures, ids and a report to look at: {output.report.parent}/")
     if topology.world_size > 1:
         dist.destroy_process_group()
 

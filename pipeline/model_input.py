@@ -37,9 +37,16 @@ def make_part(
     tokens, labels: [B, T], still on the CPU: where the tokens lie is found out here, since that takes a wait
         for a GPU.
     """
+    return Part(images, *make_text(tokens, labels, device, mask_padding=mask_padding))
+
+
+def make_text(
+    tokens: torch.Tensor, labels: torch.Tensor | None, device: torch.device, *, mask_padding: bool
+) -> tuple[torch.Tensor, TextLayout]:
+    """What the model reads of captions alone, as for `make_part`."""
     layout = TextLayout.of(tokens, labels, mask_padding=mask_padding)
     places = [None if value is None else _copy(value, device) for value in layout]
-    return Part(images, _copy(tokens, device), TextLayout(*places))
+    return _copy(tokens, device), TextLayout(*places)
 
 
 def _copy(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:

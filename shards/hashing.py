@@ -28,6 +28,8 @@ class Purpose(IntEnum):
     CAPTION = 9  # which of several captions of an image is taken
     TRANSFORM = 10  # the generator of a user's transform
     SOURCE = 11  # the seed of the order of a mixture's second and further data sets
+    SUBSET = 12  # which samples an evaluation of some of them takes
+    BOOTSTRAP = 13  # which samples a resample takes
 
 
 def _finalise(z: np.ndarray) -> np.ndarray:

@@ -16,20 +16,25 @@ class Item:
 
 @dataclass(frozen=True)
 class Match:
-    """What a query found: the item, its score, and whether it is the query's own pair."""
+    """What a query found, its score, whether it is the query's own answer, and whether it is of the group in
+    which any answer is right.
+    """
 
     item: Item
     score: float
     correct: bool
+    related: bool = False
 
 
 @dataclass(frozen=True)
 class Query:
-    """A query, its matches from best to worst, and the rank of its own pair (1 is best)."""
+    """A query, its matches from best to worst, and its own answer with its rank (1 is best) and score."""
 
     item: Item
     matches: Sequence[Match]
     rank: float
+    answer: Item
+    score: float
 
 
 def contact_sheet(queries: Sequence[Query]) -> str:
@@ -38,15 +43,22 @@ def contact_sheet(queries: Sequence[Query]) -> str:
 
 
 def _row(query: Query) -> str:
-    cards = "".join(
-        f'<div class="card{" correct" if match.correct else ""}">{_content(match.item)}'
-        f'<p class="score">{match.score:.3f}{" ✓" if match.correct else ""}</p></div>'
-        for match in query.matches
-    )
+    cards = "".join(map(_card, query.matches))
+    answer = "its caption" if query.answer.caption is not None else "its figure"
     return (
         f'<div class="row"><div class="card query">{_content(query.item)}'
-        f'<p class="score">own pair at rank {query.rank:g}</p></div><div class="matches">{cards}</div></div>'
+        f'<div class="answer"><p class="score">{answer}, rank {query.rank:,g}, score {query.score:.3f}</p>'
+        f'{_content(query.answer)}</div></div><div class="matches">{cards}</div></div>'
     )
+
+
+def _card(match: Match) -> str:
+    kind, mark = "", ""
+    if match.correct:
+        kind, mark = " correct", " ✓"
+    elif match.related:
+        kind, mark = " related", " ✓ of its group"
+    return f'<div class="card{kind}">{_content(match.item)}<p class="score">{match.score:.3f}{mark}</p></div>'
 
 
 def _content(item: Item) -> str:

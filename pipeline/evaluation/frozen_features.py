@@ -97,7 +97,7 @@ class FrozenFeaturesEvaluator:
     def _gathered(self, subject: Subject, dataset: Dataset, features: Features) -> Labelled:
         return Labelled(
             dataset.folder.address,
-            gather_rows(features.image, subject.topology).numpy(),
+            gather_rows(features.image.read(), subject.topology).numpy(),
             gather_list(self.labels.of(features), subject.topology),
         )
 

@@ -1,35 +1,84 @@
 """The report of an evaluation: one page of HTML that needs no other file and no script."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 
 from pipeline.evaluation.evaluator import Section
 
 
-def report_page(title: str, summary: str, sections: Sequence[Section]) -> str:
-    """The page: a heading, a summary in plain text, and the sections."""
-    body = "".join(f"<h2>{escape(section.heading)}</h2>{section.html}" for section in sections)
-    return _PAGE.format(title=escape(title), summary=escape(summary), style=_STYLE, body=body)
+def report_page(title: str, facts: Mapping[str, str], sections: Sequence[Section]) -> str:
+    """The page: a heading, facts about what was evaluated, and the sections."""
+    told = "".join(
+        f"<div><span>{escape(name)}</span><strong>{escape(value)}</strong></div>"
+        for name, value in facts.items()
+    )
+    body = "".join(
+        f"<section><h2>{escape(section.heading)}</h2>{section.html}</section>" for section in sections
+    )
+    return _PAGE.format(title=escape(title), facts=told, style=_STYLE, body=body)
 
 
 _STYLE = """
-body { font: 14px/1.4 system-ui, sans-serif; margin: 2rem auto; max-width: 1280px; padding: 0 1rem;
-       color: #1d2733; background: #f5f7f9 }
-h1 { font-size: 1.5rem; margin-bottom: .5rem } h2 { font-size: 1.15rem; margin: 2.2rem 0 .8rem }
-pre { background: #fff; padding: 1rem; border: 1px solid #dde3e9; border-radius: 8px; display: inline-block }
-.row { display: flex; gap: 1.2rem; margin-bottom: 1rem; align-items: stretch }
-.matches { display: grid; grid-template-columns: repeat(5, 1fr); gap: .6rem; flex: 1 }
-.card { background: #fff; border: 1px solid #dde3e9; border-radius: 8px; padding: .6rem; display: flex;
-        flex-direction: column; min-width: 0 }
-.query { width: 220px; flex: none; background: #e8eef7; border-color: #b9c9e2 }
-.correct { border: 3px solid #2c9a5b; padding: calc(.6rem - 2px) }
+:root { color-scheme: light dark; --page: #f4f6f8; --card: #fff; --ink: #1b2530; --faint: #5c6c7d;
+        --line: #dce3e9; --first: #2a6fc0; --second: #d97a1c; --right: #23874c; --asked: #eaf1f9 }
+@media (prefers-color-scheme: dark) {
+  :root { --page: #11161c; --card: #1a222b; --ink: #e3e9ef; --faint: #94a4b4; --line: #2d3944;
+          --first: #6aa6ec; --second: #eda45a; --right: #55c284; --asked: #1d2d40 } }
+* { box-sizing: border-box }
+body { font: 15px/1.45 system-ui, sans-serif; margin: 0 auto; max-width: 1280px; padding: 1.4rem 1rem 3rem;
+       color: var(--ink); background: var(--page) }
+h1 { font-size: 1.55rem; margin: .4rem 0 1rem; overflow-wrap: anywhere; line-height: 1.25 }
+h2 { font-size: 1.2rem; margin: 2.4rem 0 .9rem; padding-top: .9rem; border-top: 1px solid var(--line) }
+h3 { font-size: 1rem; margin: 1.4rem 0 .6rem; color: var(--faint); font-weight: 600 }
+.facts, .tables, .charts { display: flex; flex-wrap: wrap; gap: .8rem }
+.facts div, .scroll, figure, .card { background: var(--card); border: 1px solid var(--line);
+                                     border-radius: 9px }
+.facts div { padding: .5rem .9rem; max-width: 100% }
+.facts span { display: block; color: var(--faint); font-size: 12px }
+.facts strong { font-weight: 600; overflow-wrap: anywhere; font-variant-numeric: tabular-nums }
+.tables { align-items: flex-start }
+.scroll { overflow-x: auto; padding: .7rem 1rem; max-width: 100%; flex: 1 1 30rem }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; width: 100% }
+caption { text-align: left; padding-bottom: .6rem; font-size: 13px; color: var(--faint) }
+th { text-align: left; font-weight: 400 } thead th { color: var(--faint); text-align: right }
+td { text-align: right; white-space: nowrap }
+th, td { padding: .28rem .5rem } tbody tr + tr > * { border-top: 1px solid var(--line) }
+.interval, .chance, .note { color: var(--faint); font-size: 13px }
+.note { margin: .6rem 0 0; max-width: 70rem; flex-basis: 100% }
+figure { margin: 0; padding: .8rem; flex: 1 1 26rem; min-width: 0 }
+.keys { display: flex; flex-wrap: wrap; gap: .2rem 1.1rem; font-size: 13px; color: var(--faint) }
+.key i { display: inline-block; width: 1.3rem; border-top: 3px solid; margin-right: .4rem;
+         vertical-align: middle }
+.key i.first { border-color: var(--first) } .key i.second { border-color: var(--second) }
+.key i.dotted { border-top-style: dashed } .key i.chance { border-color: var(--faint) }
+.chart { display: block; width: 100%; height: auto; margin-top: .5rem }
+.chart text { font: 11px system-ui, sans-serif; fill: var(--faint) }
+.grid { stroke: var(--line) }
+.line { fill: none; stroke-width: 2.2 } .line.first { stroke: var(--first) }
+.line.second { stroke: var(--second) } .line.dotted { stroke-dasharray: 5 4; stroke-width: 1.6 }
+.line.chance { stroke: var(--faint); stroke-width: 1.4; stroke-dasharray: 2 4 }
+.bar.first { fill: var(--first) } .bar.second { fill: var(--second) }
+.row { display: flex; gap: .9rem; margin-bottom: .9rem; align-items: stretch }
+.matches { display: grid; grid-template-columns: repeat(5, minmax(0, 1fr)); gap: .6rem; flex: 1;
+           min-width: 0 }
+.card { padding: .6rem; display: flex; flex-direction: column; min-width: 0; overflow: hidden }
+.query { width: 230px; flex: none; background: var(--asked) }
+.answer { border-top: 1px solid var(--line); margin-top: .5rem; opacity: .85 }
+.answer img { max-height: 110px } .answer .caption { font-size: 12px }
+.correct { border: 3px solid var(--right); padding: calc(.6rem - 2px) }
+.related { border: 3px dashed var(--right); padding: calc(.6rem - 2px) }
 .card img { max-width: 100%; max-height: 170px; object-fit: contain; margin: 0 auto; border-radius: 4px }
 .caption { margin: .3rem 0; overflow-wrap: anywhere; font-size: 13px }
-.score { margin: auto 0 0; padding-top: .3rem; color: #5a6b7d; font-size: 12px }
-.correct .score { color: #1c7a44; font-weight: 600 }
+.score { margin: auto 0 0; padding-top: .35rem; color: var(--faint); font-size: 12px }
+.correct > .score, .related > .score { color: var(--right); font-weight: 600 }
+@media (max-width: 760px) {
+  .row { flex-direction: column } .query { width: auto }
+  .matches { grid-template-columns: repeat(auto-fill, minmax(9rem, 1fr)) } }
 """
 
 _PAGE = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><title>{title}</title><style>{style}</style></head>
-<body><h1>{title}</h1><pre>{summary}</pre>{body}</body></html>
+<html lang="en"><head><meta charset="utf-8"><title>{title}</title>
+<meta name="viewport" content="width=device-width, initial-scale=1"><link rel="icon" href="data:,">
+<style>{style}</style></head>
+<body><h1>{title}</h1><div class="facts">{facts}</div>{body}</body></html>
 """

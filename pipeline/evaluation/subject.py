@@ -1,7 +1,7 @@
 """What is evaluated: a model, on a data set, by a number of processes."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 
 import torch
@@ -9,6 +9,8 @@ import torch
 from pipeline.data import LoaderOptions, evaluation_loader
 from pipeline.decode import EvalDecode, EvalImages
 from pipeline.evaluation.features import Features, compute_features
+from pipeline.evaluation.gathering import gather_list
+from pipeline.evaluation.sample_ids import checksums_of, make_ids
 from pipeline.loader import Batch, Loader
 from pipeline.text import TextStage
 from pipeline.topology import Topology
@@ -24,6 +26,7 @@ class Subject:
 
     columns: of the samples' .json, for `Features.columns`.
     captions: whether `features` are of captions, too.
+    known_ids: of the samples, for a view, whose ids follow from the whole data set.
     watch: passes the batches on; raises on all ranks where the work is to be given up.
     """
 
@@ -35,8 +38,9 @@ class Subject:
     options: LoaderOptions
     batch_size: int = 64
     decode: EvalDecode = "exact"
-    columns: Sequence[str] = field(default_factory=tuple)
+    columns: Sequence[str] = ()
     captions: bool = True
+    known_ids: Sequence[str] | None = None
     watch: Watch = iter
 
     def loader(self, text: TextStage | None = None) -> Loader:
@@ -47,12 +51,20 @@ class Subject:
     def features(self) -> Features:
         """Features of this rank's samples, computed when they are first asked for: on all ranks at once."""
         with self.loader() as loader:
-            return compute_features(self.model, self.watch(loader), self.device, captions=self.captions)
+            return self._compute_features(loader, captions=self.captions)
+
+    @cached_property
+    def ids(self) -> Sequence[str]:
+        """The ids of all samples, in manifest order; on all ranks at once."""
+        if self.known_ids is not None:
+            return self.known_ids
+        keys = gather_list(self.features.keys, self.topology)
+        return make_ids(keys, checksums_of(self.dataset))
 
     def image_features(self, dataset: Dataset, columns: Sequence[str]) -> Features:
         """Features of the images of this rank's share of another data set, with some of its columns."""
         with self._loader(dataset, TextStage(self.tokenizer), columns) as loader:
-            return compute_features(self.model, self.watch(loader), self.device, captions=False)
+            return self._compute_features(loader, captions=False)
 
     @torch.no_grad()
     def encode_captions(self, captions: Sequence[str]) -> torch.Tensor:
@@ -63,6 +75,10 @@ class Subject:
         features = self.model.encode_text(tokens, normalize=True).float().cpu()
         self.model.train(training)
         return features
+
+    def _compute_features(self, loader: Loader, *, captions: bool) -> Features:
+        tokenizer = self.tokenizer if captions else None
+        return compute_features(self.model, tokenizer, self.watch(loader), self.device)
 
     def _loader(self, dataset: Dataset, text: TextStage, columns: Sequence[str]) -> Loader:
         return evaluation_loader(

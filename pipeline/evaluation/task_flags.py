@@ -18,6 +18,7 @@ from shards import Dataset, UsageError
 
 # Whose tasks a flag is; given without one of them it would do nothing.
 _TASKS_OF = {
+    "group_key": ("retrieval",),
     "classes": ("zeroshot", "probe", "knn"),
     "label_key": ("zeroshot", "probe", "knn"),
     "labels": ("zeroshot", "probe", "knn"),
@@ -30,8 +31,14 @@ _TASKS_OF = {
 
 @dataclass(frozen=True, kw_only=True)
 class TaskFlags(TableFlags):
-    """What the tasks zeroshot, probe, knn and mlm are to do."""
+    """What the tasks are to do."""
 
+    group_key: str | None = None
+    """Column of the samples' .json whose value makes samples a group, in which any answer counts; without it,
+    samples with a caption in common are one.
+    """
+    seed: int = 0
+    """Seed of what is drawn: the samples of --limit, the resamples of the intervals, the queries shown."""
     classes: str | None = None
     """File of classes (JSON): their labels, names and prompts; see docs/evaluation.md."""
     label_key: str | None = None
@@ -55,7 +62,7 @@ class TaskFlags(TableFlags):
 
     def check_tasks(self, tasks: Sequence[str]) -> None:
         """Raise UsageError where a task lacks a flag, or a flag its task."""
-        check_at_least(self, neighbours=1)
+        check_at_least(self, neighbours=1, seed=0)
         check_share(self, "mask_ratio")
         for name, owners in _TASKS_OF.items():
             if getattr(self, name) != TaskFlags.__dataclass_fields__[name].default and not {*owners} & {

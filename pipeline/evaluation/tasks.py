@@ -13,7 +13,9 @@ Task = Literal["retrieval", "zeroshot", "probe", "knn", "mlm"]
 
 def make_evaluator(task: Task, flags: TaskFlags, topology: Topology) -> Evaluator:
     """The evaluator of a task, as the flags have it."""
-    return RetrievalEvaluator() if task == "retrieval" else flags.evaluator(task, topology)
+    if task == "retrieval":
+        return RetrievalEvaluator(flags.group_key, flags.seed, detailed=True)
+    return flags.evaluator(task, topology)
 
 
 def columns_of(evaluators: Iterable[Evaluator]) -> tuple[str, ...]:

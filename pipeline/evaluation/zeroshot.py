@@ -37,7 +37,7 @@ class ZeroShotEvaluator:
         """Scores on all ranks, figures on the main one."""
         features = subject.features
         weights = class_features(subject, self.classes)
-        scores = gather_rows(features.image @ weights.T, subject.topology)
+        scores = gather_rows(features.image.read() @ weights.T, subject.topology)
         labels = gather_list(self.labels.of(features), subject.topology)
         if not subject.topology.is_main:
             return None

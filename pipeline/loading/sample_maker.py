@@ -46,8 +46,11 @@ class SampleMaker:
             growing.bad[index] = raw.number, str(bad)
             batch.numbers[index] += slot - raw.slot
         caption = sample.caption
-        if growing.captions and len(sample.captions) > 1:
-            caption = sample.captions[int(growing.captions[index] * len(sample.captions))]
+        if len(sample.captions) > 1:
+            if growing.captions:
+                caption = sample.captions[int(growing.captions[index] * len(sample.captions))]
+            else:
+                batch.more_captions[index] = sample.captions[1:]
         if self._transform and growing.transforms:
             random = np.random.default_rng(growing.transforms[index])
             caption, columns = self._change(raw, Example(sample.key, out, caption, columns, random), stats)

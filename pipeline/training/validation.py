@@ -10,7 +10,7 @@ from pipeline.data import LoaderOptions
 from pipeline.decode import EvalDecode
 from pipeline.evaluation.evaluator import Findings
 from pipeline.evaluation.retrieval import RetrievalEvaluator
-from pipeline.evaluation.retrieval_metrics import RetrievalMetrics
+from pipeline.evaluation.retrieval_result import VALUES
 from pipeline.evaluation.subject import Subject, Watch
 from pipeline.topology import Topology
 from pipeline.training.length import RunLength
@@ -45,11 +45,8 @@ class ValidationFlags:
         check_at_least(self, val_frequency=1)
         if self.keep_best is None:
             return
-        if self.keep_best not in RetrievalMetrics.names():
-            raise UsageError(
-                f"--keep-best {self.keep_best}: no such metric; there are "
-                f"{', '.join(RetrievalMetrics.names())}"
-            )
+        if self.keep_best not in VALUES:
+            raise UsageError(f"--keep-best {self.keep_best}: no such metric; there are {', '.join(VALUES)}")
         if self.val_data is None:
             raise UsageError(f"--keep-best {self.keep_best}: give --val-data, which it is measured on")
 

@@ -4,18 +4,17 @@ import json
 
 import numpy as np
 import pytest
-import torch
 
 from pipeline.evaluation.classes import DEFAULT_TEMPLATES, Classes
+from pipeline.evaluation.feature_rows import FeatureRows
 from pipeline.evaluation.features import Features
 from pipeline.evaluation.labels import LabelSource, class_numbers
 from shards import UsageError
 
 
 def features(keys, **columns):
-    return Features(
-        torch.empty(0, 2), torch.empty(0, 2), np.arange(len(keys)), keys, [""] * len(keys), columns
-    )
+    none = np.empty(0, np.int64)
+    return Features(FeatureRows(2), FeatureRows(2), none, none, keys, columns)
 
 
 def test_list_of_labels_is_its_own_names():

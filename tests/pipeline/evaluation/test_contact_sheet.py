@@ -18,9 +18,11 @@ def picture(mode: str = "RGB") -> bytes:
 
 def test_page_is_self_contained_and_escapes_captions():
     hostile = '<script>alert("x")</script> & "quotes" ' + "long " * 100
-    query = Query(Item(picture("RGBA")), [Match(Item(caption=hostile), 0.5, True)], 1.0)
-    page = report_page("<i>heading", "a & b", [Section("<u>section", contact_sheet([query]))])
-    for tag in ("<script>", "<i>", "<u>"):
+    query = Query(
+        Item(picture("RGBA")), [Match(Item(caption=hostile), 0.5, True)], 1.0, Item(caption=hostile), 0.5
+    )
+    page = report_page("<i>heading", {"<b>": "a & b"}, [Section("<u>section", contact_sheet([query]))])
+    for tag in ("<script>", "<i>", "<u>", "<b>"):
         assert tag not in page
     assert "&lt;script&gt;" in page
     assert "a &amp; b" in page
@@ -29,9 +31,13 @@ def test_page_is_self_contained_and_escapes_captions():
     assert 'src="data:image/jpeg;base64,' in page
 
 
-def test_the_right_match_is_marked_and_ranks_and_scores_are_shown():
-    matches = [Match(Item(caption="first"), 0.912, False), Match(Item(caption="second"), 0.834, True)]
-    page = contact_sheet([Query(Item(caption="asked"), matches, 14.5)])
-    cards = re.findall(r'<div class="card( correct)?">.*?<p class="score">([^<]*)</p>', page)
-    assert cards == [("", "0.912"), (" correct", "0.834 ✓")]
-    assert "own pair at rank 14.5" in page
+def test_right_matches_are_marked_and_ranks_and_scores_are_shown():
+    matches = [
+        Match(Item(caption="first"), 0.912, False),
+        Match(Item(caption="second"), 0.834, True),
+        Match(Item(caption="third"), 0.8, correct=False, related=True),
+    ]
+    page = contact_sheet([Query(Item(caption="asked"), matches, 14.5, Item(caption="second"), 0.834)])
+    cards = re.findall(r'<div class="card( correct| related)?">.*?<p class="score">([^<]*)</p>', page)
+    assert cards == [("", "0.912"), (" correct", "0.834 ✓"), (" related", "0.800 ✓ of its group")]
+    assert "its caption, rank 14.5, score 0.834" in page

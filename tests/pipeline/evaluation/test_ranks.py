@@ -1,13 +1,14 @@
-"""Retrieval metrics against brute force, and where they could flatter."""
+"""Ranks against brute force and scikit-learn, and where they could flatter."""
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from sklearn.metrics import label_ranking_average_precision_score, top_k_accuracy_score
 from torch.nn import functional as F
 
-from pipeline.evaluation.ranks import retrieval_ranks, top_matches
-from pipeline.evaluation.retrieval_metrics import DirectionMetrics, retrieval_metrics
+from pipeline.evaluation.ranks import Ranks
 
 
 def features(count: int, seed: int, dimensions: int = 8) -> torch.Tensor:
@@ -15,90 +16,124 @@ def features(count: int, seed: int, dimensions: int = 8) -> torch.Tensor:
     return F.normalize(torch.randn(count, dimensions, generator=generator), dim=-1)
 
 
-def grid(count: int, seed: int) -> torch.Tensor:
+def whole(count: int, seed: int) -> torch.Tensor:
     """Small whole numbers: their products are exact, whatever the tile, and many of them are equal."""
     return torch.randint(-2, 3, (count, 3), generator=torch.Generator().manual_seed(seed)).float()
 
 
-@given(st.integers(1, 40), st.integers(1, 60), st.integers(1, 70), st.integers(0, 10**6))
-def test_ranks_equal_a_brute_force_count_whatever_the_tile(asking, answering, tile, seed):
-    queries, targets = grid(asking, seed), grid(answering, seed + 1)
-    own = torch.randint(0, answering, (asking,), generator=torch.Generator().manual_seed(seed))
-    expected = []
-    for row, pair in zip((queries @ targets.T).tolist(), own.tolist(), strict=True):
-        others = [score for index, score in enumerate(row) if index != pair]
-        expected.append(1 + sum(s > row[pair] for s in others) + sum(s == row[pair] for s in others) / 2)
-    assert retrieval_ranks(queries, targets, own, tile=tile).tolist() == expected
+def brute_force(row: list[float], right: set[int], targets: set[int]) -> tuple[int, int]:
+    """Among the targets: those better than the best right one, and the others equal to it."""
+    best = max(row[target] for target in right)
+    wrong = [row[target] for target in targets - right]
+    return sum(score > best for score in wrong), sum(score == best for score in wrong)
 
 
-@pytest.mark.parametrize("tile", [1, 7, 64, 2048])
-def test_scores_that_differ_by_rounding_are_ties_and_wider_ones_are_not(tile):
+def check(ranks: Ranks, places: np.ndarray, expected: list[tuple[int, int]]) -> None:
+    """places: the query at each place."""
+    assert [(int(g), int(e)) for g, e in zip(ranks.greater, ranks.equal, strict=True)] == [
+        expected[query] for query in places
+    ]
+
+
+@given(st.data(), st.integers(1, 25), st.integers(1, 30), st.integers(0, 10**6))
+def test_ranks_equal_a_brute_force_count_strictly_and_by_groups(rank_features, data, samples, tile, seed):
+    counts = np.array(data.draw(st.lists(st.integers(1, 3), min_size=samples, max_size=samples)))
+    if data.draw(st.booleans()):
+        counts[:] = 1
+    labels = np.array(data.draw(st.lists(st.integers(0, 8), min_size=samples, max_size=samples)), np.uint64)
+    image, text = whole(samples, seed), whole(int(counts.sum()), seed + 1)
+    ranks, pairing = rank_features(image, text, labels, counts, tile=tile)
+    scores = (image @ text.T).tolist()
+    columns = [list(column) for column in zip(*scores, strict=True)]
+    first = np.cumsum(counts) - counts
+    owner = np.repeat(np.arange(samples), counts)
+    firsts, images, texts = set(first.tolist()), set(range(samples)), set(range(len(owner)))
+    by_label = [{n for n in images if labels[n] == label} for label in labels]
+    captions = [{t for t in texts if labels[owner[t]] == label} for label in labels]
+    check(
+        ranks.image_to_text,
+        pairing.image_order,
+        [brute_force(scores[n], {int(first[n])}, firsts) for n in range(samples)],
+    )
+    check(
+        ranks.text_to_image,
+        pairing.image_order,
+        [brute_force(columns[first[n]], {n}, images) for n in range(samples)],
+    )
+    check(
+        ranks.group_image_to_text,
+        pairing.image_order,
+        [brute_force(scores[n], captions[n], texts) for n in range(samples)],
+    )
+    check(
+        ranks.group_text_to_image,
+        pairing.text_order,
+        [brute_force(columns[t], by_label[owner[t]], images) for t in range(len(owner))],
+    )
+    assert ranks.own_score.tolist() == [scores[n][first[n]] for n in pairing.image_order]
+
+
+def test_figures_are_those_of_scikit_learn(rank_features):
+    image, text = features(60, 1), features(60, 2)
+    ranks, _ = rank_features(image, text, tile=16)
+    scores = (image @ text.T).numpy()
+    for direction, matrix in ((ranks.image_to_text, scores), (ranks.text_to_image, scores.T)):
+        for k in (1, 5, 10):
+            expected = top_k_accuracy_score(np.arange(60), matrix, k=k)
+            assert (direction.expected <= k).mean() == pytest.approx(expected)
+        reciprocal = label_ranking_average_precision_score(np.eye(60), matrix)
+        assert (1 / direction.expected).mean() == pytest.approx(reciprocal)
+
+
+@pytest.mark.parametrize("tile", [7, 64])
+def test_scores_that_differ_by_rounding_are_ties_and_wider_ones_are_not(rank_features, tile):
     for gap, expected in ((4e-7, 25.5), (4e-6, 1.0)):
         scores = torch.full((50,), 0.5)
         scores[1:] -= gap
-        assert retrieval_ranks(torch.ones(1, 1), scores[:, None], torch.tensor([0]), tile=tile) == expected
+        ranks, _ = rank_features(torch.ones(50, 1), scores[:, None], tile=tile)
+        assert ranks.image_to_text.expected[0] == expected
 
 
-def test_without_indices_the_pairs_stand_in_order():
-    queries, targets = grid(30, 5), grid(30, 6)
-    assert torch.equal(
-        retrieval_ranks(queries, targets, tile=8), retrieval_ranks(queries, targets, torch.arange(30))
-    )
+def test_bounds_decide_ties_for_and_against_the_query(rank_features):
+    ranks, _ = rank_features(torch.ones(4, 1), torch.tensor([[2.0], [1.0], [1.0], [1.0]]))
+    own = ranks.image_to_text
+    assert own.optimistic.tolist() == [1, 2, 2, 2]
+    assert own.expected.tolist() == [1, 3, 3, 3]
+    assert own.pessimistic.tolist() == [1, 4, 4, 4]
 
 
-@pytest.mark.parametrize("broken", ["queries", "targets", "both"])
-def test_a_model_that_diverged_ranks_last(broken):
-    good, bad = features(40, 7), torch.full((40, 8), torch.nan)
-    queries = good if broken == "targets" else bad
-    targets = good if broken == "queries" else bad
-    metrics = retrieval_metrics(queries, targets)
-    assert metrics.image_to_text.mean_rank == metrics.text_to_image.mean_rank == 40
-    assert metrics.image_to_text.recall_at_10 == 0
-
-
-def test_one_broken_target_counts_against_the_queries_of_others():
-    targets = features(20, 8)
-    targets[3] = torch.nan
-    ranks = retrieval_ranks(features(20, 8), targets)
-    assert ranks[3] == 20
-    assert set(ranks.tolist()) == {2.0, 20.0}
-
-
-def test_a_collapsed_model_scores_at_chance():
+def test_a_collapsed_model_scores_at_chance(rank_features):
     same = F.normalize(torch.ones(200, 16), dim=-1)
-    metrics = retrieval_metrics(same, same)
-    assert metrics.image_to_text.mean_rank == 100.5
-    assert metrics.image_to_text.recall_at_10 == 0
-    assert metrics.image_to_text.mean_rank == DirectionMetrics.by_chance(200).mean_rank
+    ranks, _ = rank_features(same, same, tile=64)
+    assert set(ranks.image_to_text.expected) == {100.5}
+    assert set(ranks.group_text_to_image.expected) == {100.5}
 
 
-def test_a_perfect_model_ranks_every_pair_first():
-    own = features(300, 0, 64)
-    metrics = retrieval_metrics(own, own)
-    assert (metrics.image_to_text.recall_at_1, metrics.text_to_image.mean_rank) == (1.0, 1.0)
+@pytest.mark.parametrize("broken", ["images", "texts", "both"])
+def test_a_model_that_diverged_ranks_last(rank_features, broken):
+    good, bad = features(40, 7), torch.full((40, 8), torch.nan)
+    image = good if broken == "texts" else bad
+    text = good if broken == "images" else bad
+    labels = np.array([0, 0, *range(1, 39)], np.uint64)
+    ranks, _ = rank_features(image, text, labels, tile=16)
+    for direction in (ranks.image_to_text, ranks.text_to_image):
+        assert set(direction.pessimistic) == set(direction.optimistic) == {40.0}
+    assert set(ranks.group_image_to_text.expected) == {
+        39.0,
+        40.0,
+    }
 
 
-def test_directions_are_not_confused():
-    images, texts = torch.eye(3), F.normalize(torch.tensor([[1.0, 0, 0], [1.0, 0.5, 0], [0, 0, 1.0]]), dim=-1)
-    metrics = retrieval_metrics(images, texts)
-    assert metrics.image_to_text.recall_at_1 == 1.0
-    assert metrics.text_to_image.recall_at_1 == pytest.approx(2 / 3)
+def test_one_broken_target_counts_against_the_queries_of_others(rank_features):
+    text = features(20, 8)
+    text[3] = torch.nan
+    ranks, _ = rank_features(features(20, 8), text)
+    assert ranks.image_to_text.expected[3] == 20
+    assert set(ranks.image_to_text.expected.tolist()) == {2.0, 20.0}
 
 
-def test_table_and_dictionary_hold_all_figures_and_chance():
-    metrics = retrieval_metrics(features(50, 1), features(50, 2))
-    assert len(metrics.to_dict()) == 10
-    table = metrics.table()
-    assert "chance" in table
-    assert f"{10 / 50:.1%}" in table
-    assert DirectionMetrics.by_chance(4).recall_at_5 == 1.0
-
-
-@given(st.integers(1, 40), st.integers(1, 50), st.integers(1, 8), st.integers(0, 10**6))
-def test_top_matches_are_the_best_in_order_whatever_the_tile(answering, tile, count, seed):
-    queries, targets = grid(4, seed), grid(answering, seed + 1)
-    scores, found = top_matches(queries, targets, count, tile=tile)
-    whole = queries @ targets.T
-    assert torch.equal(scores, whole.sort(dim=1, descending=True).values[:, :count])
-    assert torch.equal(whole.gather(1, found), scores)
-    assert all(len(set(row)) == len(row) for row in found.tolist()), "no target twice"
+def test_directions_are_not_confused(rank_features):
+    texts = F.normalize(torch.tensor([[1.0, 0, 0], [1.0, 0.5, 0], [0, 0, 1.0]]), dim=-1)
+    ranks, _ = rank_features(torch.eye(3), texts)
+    assert ranks.image_to_text.expected.tolist() == [1, 1, 1]
+    assert sorted(ranks.text_to_image.expected.tolist()) == [1, 1, 2]
