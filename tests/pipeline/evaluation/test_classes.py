@@ -84,7 +84,7 @@ def test_image_with_two_labels_is_refused(tmp_path):
 def test_unknown_and_missing_labels_are_refused_by_name():
     source = LabelSource.of_column("organ")
     assert class_numbers(["b", "a"], ["a", "b"], source, "set").tolist() == [1, 0]
-    with pytest.raises(UsageError, match=r"'spleen' \(2 times\\)"):
+    with pytest.raises(UsageError, match=r"'spleen' \(2 times\)"):
         class_numbers(["a", "spleen", "spleen"], ["a", "b"], source, "set")
     with pytest.raises(UsageError, match="1 sample of 2 without a label"):
         class_numbers(["a", None], ["a", "b"], source, "set")
