@@ -42,6 +42,18 @@ def parse_bytes(flag: str, text: str) -> int:
     return size
 
 
+def parse_count(flag: str, text: str) -> int:
+    """The number that `100M`, `1.6M`, `500k` or `1000000` stands for; UsageError naming the flag for anything
+    else.
+    """
+    found = re.fullmatch(r"(\d[\d_,]*(?:\.\d+)?)([kKMGB]?)", text)
+    factor = {"": 1, "k": 1e3, "K": 1e3, "M": 1e6, "G": 1e9, "B": 1e9}
+    count = round(float(found[1].replace(",", "")) * factor[found[2]]) if found else 0
+    if count < 1:
+        raise UsageError(f"{flag} {text}: write a number of at least 1, such as 500k or 100M")
+    return count
+
+
 def parse_share(flag: str, text: str) -> float:
     """The share that `1%` or `0.01` stands for; UsageError naming the flag for anything else."""
     found = re.fullmatch(r"(\d+(?:\.\d+)?)(%?)", text)

@@ -3,8 +3,8 @@ code.
 """
 
 import sys
-from collections.abc import Callable
-from typing import NoReturn, TypeVar
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn, TypeVar
 
 import tyro
 
@@ -15,18 +15,33 @@ from shards import DataError, UsageError
 Config = TypeVar("Config")
 
 
-def main(command: Callable[[Config], None], config: type[Config], name: str, description: str) -> NoReturn:
+def main(
+    command: Callable[[Config], None],
+    config: type[Config],
+    name: str,
+    description: str,
+    *,
+    defaults: Callable[[Sequence[str]], Config | None] = lambda arguments: None,
+) -> NoReturn:
     """Parse the command line into `config`, run `command` on it, and exit.
 
+    defaults: what stands in for flags that are not given, where the command line says so.
     Exit codes: 0 done, 2 the request was wrong, 1 the work failed, 130 interrupted.
     """
-    flags = tyro.cli(
-        config,
-        prog=f"python -m pipeline.{name}",
-        description=description,
-        config=(tyro.conf.FlagCreatePairsOff,),
-    )
-    sys.exit(run(lambda: command(flags)))
+
+    def parse_and_run() -> None:
+        default = defaults(sys.argv[1:])
+        given: dict[str, Any] = {} if default is None else {"default": default}
+        flags = tyro.cli(
+            config,
+            prog=f"python -m pipeline.{name}",
+            description=description,
+            config=(tyro.conf.FlagCreatePairsOff,),
+            **given,
+        )
+        command(flags)
+
+    sys.exit(run(parse_and_run))
 
 
 def run(work: Callable[[], None]) -> int:

@@ -11,8 +11,8 @@ started again with the same command and `--resume auto`, it ends with the same w
 """
 
 import json
+import traceback
 from contextlib import nullcontext
-from dataclasses import asdict
 
 import torch
 import torch.distributed as dist
@@ -32,8 +32,9 @@ from pipeline.topology import Topology
 from pipeline.training.config import TrainConfig
 from pipeline.training.progress import Progress
 from pipeline.training.resume import data_state
+from pipeline.training.saved_config import saved_flags
 from pipeline.training.saving import Saver
-from pipeline.training.start import Start, find_start
+from pipeline.training.start import Start, find_start, run_config
 from pipeline.training.starting_model import begin_with_pretrained, config_to_train
 from pipeline.training.summary import summarize
 from pipeline.training.trainer import Trainer
@@ -48,8 +49,13 @@ def train(config: TrainConfig) -> None:
     config.check()
     topology = Topology.from_environment()
     folder = config.run_folder(config.model, "") if config.name else None
-    with naming_lost_processes(topology), Interruption(topology, folder) as interruption:
-        train_until_asked_to_end(config, topology, interruption)
+    try:
+        with naming_lost_processes(topology), Interruption(topology, folder) as interruption:
+            train_until_asked_to_end(config, topology, interruption)
+    except Exception:
+        if config.debug:
+            traceback.print_exc()
+        raise
 
 
 def train_until_asked_to_end(config: TrainConfig, topology: Topology, interruption: Interruption) -> None:
@@ -64,7 +70,7 @@ def train_until_asked_to_end(config: TrainConfig, topology: Topology, interrupti
     model_config = config_to_train(
         load_model_config(config.model), config.loss, mask_padding=config.mask_padding
     )
-    config.check_locks(model_config)
+    config.check_locks(model_config, config.first_weights)
     tokenizer = get_tokenizer(model_config)
     image_size = model_config.vision_cfg.image_size
     folder = interruption.folder = config.run_folder(config.model, train_data.name)
@@ -75,21 +81,21 @@ def train_until_asked_to_end(config: TrainConfig, topology: Topology, interrupti
     checkpoints = Folder(f"{address}/checkpoints")
     mirror = RunMirror(folder, address) if checkpoints.remote and topology.is_main else None
     start = find_start(config, checkpoints, train_data, model_config, tokenizer, topology)
-    length = start.length
+    length, run = start.length, run_config(config, start, topology)
     trainer = build_trainer(config, start, model_config, tokenizer, topology, device)
     options = config.loader_options(topology, device)
     log = None
     if topology.is_main:
+        for explanation in config.explain():
+            say(explanation)
+        if config.debug:
+            say(json.dumps(run, indent=1))
         say("\n".join(describe_training(train_data)) + f"; {reading_advice(train_data, topology)}")
         say(summarize(folder, trainer.model, config, length, topology, device))
         if mirror:
             mirror.fetch()
             say(f"logs are written to {folder}, and to {address} with each checkpoint")
         log = RunLog(folder, trainer.step)
-        run = asdict(config) | {
-            "global_batch_size": length.global_batch,
-            "world_size": topology.world_size,
-        }
         write_atomically(folder / "config.json", json.dumps(run, indent=1).encode())
     files: CheckpointSaver | None = None
     if topology.is_main:
@@ -100,7 +106,7 @@ def train_until_asked_to_end(config: TrainConfig, topology: Topology, interrupti
             samples_seen=trainer.samples_seen,
             after_save=mirror.send if mirror else None,
         )
-        saver = Saver(files, data_state(train_data), model_config, tokenizer.fingerprint(), asdict(config))
+        saver = Saver(files, data_state(train_data), model_config, tokenizer.fingerprint(), run)
     validation = None
     if valid:
         validation = Validation(valid, tokenizer, config.eval_decode, options, topology, device)
@@ -136,6 +142,8 @@ def train_until_asked_to_end(config: TrainConfig, topology: Topology, interrupti
         options=options,
     )
     cache = options.cache or nullcontext()
+    log_period = 1 if config.debug else config.log_every * start.step_samples
+    save_periods = config.save_periods(length.epoch, start.step_samples)
     interruption.begin_steps()
     # A run that was killed or asked to end while it validated does so now.
     due = start.checkpoint and config.is_due(length, trainer.samples_seen)
@@ -152,10 +160,9 @@ def train_until_asked_to_end(config: TrainConfig, topology: Topology, interrupti
             losses = trainer.train_step(batch)
             progress.advance()
             last = trainer.samples_seen >= length.stop
-            epochs_done = length.ends_epoch(trainer.samples_seen)
-            if last or trainer.step % config.log_every == 0:
+            if last or length.passes(trainer.samples_seen, log_period):
                 progress.log(trainer, losses, learning_rate)
-            if last or (trainer.step % config.save_every == 0 if config.save_every else epochs_done):
+            if last or any(length.passes(trainer.samples_seen, period) for period in save_periods):
                 save()
                 progress.restart_clock(trainer.samples_seen)
             if config.is_due(length, trainer.samples_seen):
@@ -189,20 +196,21 @@ def build_trainer(
 ) -> Trainer:
     """The model and its optimiser, where the run stands."""
     torch.manual_seed(config.seed)
-    drawn = start.checkpoint is None and config.pretrained is None
+    drawn = start.checkpoint is None and config.first_weights is None
     model = create_model(
         model_config,
         mlm=config.mlm,
         pretrained_text=drawn,
         pretrained_image=(config.pretrained_image or None) if drawn else False,
     )
-    if config.pretrained and not start.checkpoint:
-        say(begin_with_pretrained(model, config.pretrained), main=topology.is_main)
+    if config.first_weights and not start.checkpoint:
+        say(begin_with_pretrained(model, config.first_weights), main=topology.is_main)
     config.lock(model)
+    horizon = start.length.horizon
     trainer = Trainer(
         model,
         tokenizer,
-        schedule=config.schedule(start.length.horizon, start.length.global_batch),
+        schedule=config.schedule(horizon, config.warmup_samples(horizon, start.step_samples)),
         optimizer=config.optimizer_options(),
         topology=topology,
         device=device,
@@ -216,4 +224,4 @@ def build_trainer(
 
 
 if __name__ == "__main__":
-    main(train, TrainConfig, "train", __doc__ or "")
+    main(train, TrainConfig, "train", __doc__ or "", defaults=saved_flags)

@@ -10,6 +10,7 @@ from pipeline.training.ending_flags import EndingFlags
 from pipeline.training.length import LengthFlags
 from pipeline.training.objective import ObjectiveFlags
 from pipeline.training.optimizer import OptimizerFlags
+from pipeline.training.published_flags import PublishedFlags
 from pipeline.training.report_flags import ReportFlags
 from pipeline.training.saving import SavingFlags
 from pipeline.training.schedule import ScheduleFlags
@@ -21,6 +22,7 @@ from shards import DEFAULT_LANES, UsageError
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig(
+    PublishedFlags,
     ReportFlags,
     EndingFlags,
     SavingFlags,
@@ -43,6 +45,13 @@ class TrainConfig(
     """Places of the data set read side by side; more shuffle better and need more memory."""
     seed: int = 0
     """Seed of the weights, the order, the crops, the masking and the dropout."""
+    config: str | None = None
+    """A run's config.json, whose flags stand in for those that are not given here."""
+
+    @property
+    def first_weights(self) -> str | None:
+        """Where the weights of a fresh run come from; None: they are drawn, or the towers' own."""
+        return self.resume if self.resume_model_only else self.pretrained
 
     def check(self) -> None:
         """Raise UsageError where values are out of range or contradict each other."""
@@ -59,5 +68,7 @@ class TrainConfig(
         if self.val_weights == "average" and self.ema is None:
             raise UsageError("--val-weights average: there is no average of the weights without --ema")
         self.check_saving()
+        if self.resume_model_only and self.pretrained:
+            raise UsageError("--pretrained and --resume-model-only both give the weights: give one of them")
         self.check_ending()
         self.check_report()

@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import Self
 
-from pipeline.checks import check_at_least
+from pipeline.checks import check_at_least, parse_count
 from shards import UsageError
 
 DEFAULT_BATCH, DEFAULT_EPOCHS = 64, 10
@@ -19,10 +19,15 @@ class LengthFlags:
     global_batch_size: int | None = None
     """Samples in a batch of all processes together, in place of --batch-size."""
     epochs: int | None = None
-    """Passes over the training data (10 unless --steps is given); the learning rate falls to zero over them.
+    """Passes over the training data (10 unless --samples or --steps is given); the learning rate goes its
+    whole way over them.
     """
+    samples: str | None = None
+    """Samples to see in place of --epochs, such as 100M; the learning rate goes its whole way over them."""
     steps: int | None = None
-    """Stop after this many optimiser steps; without --epochs, the learning rate falls to zero over these."""
+    """Stop after this many optimiser steps, of the run's first batch size; without --epochs and --samples,
+    the learning rate goes its whole way over these.
+    """
 
     def check_length(self) -> None:
         """Raise UsageError where the flags cannot be, or contradict each other."""
@@ -31,6 +36,29 @@ class LengthFlags:
             raise UsageError(
                 "--batch-size and --global-batch-size say the same thing twice: give one of them"
             )
+        if self.samples is not None:
+            parse_count("--samples", self.samples)
+            if self.epochs:
+                raise UsageError("--epochs and --samples say the same thing twice: give one of them")
+
+    def plan(self, *, epoch: int, global_batch: int, step_samples: int, start: int) -> "RunLength":
+        """The length that the flags stand for.
+
+        epoch: samples of the data set. step_samples: samples of a step of --steps. start: where this process
+        begins.
+        """
+        full = None
+        if self.samples is not None:
+            full = parse_count("--samples", self.samples)
+        elif self.epochs or not self.steps:
+            full = (self.epochs or DEFAULT_EPOCHS) * epoch
+        return RunLength.plan(
+            epoch=epoch,
+            global_batch=global_batch,
+            full=full,
+            most=None if self.steps is None else self.steps * step_samples,
+            start=start,
+        )
 
 
 @dataclass(frozen=True)
@@ -40,34 +68,30 @@ class RunLength:
     epoch: int  # samples in the data set
     start: int  # where this process begins
     stop: int  # the end of the last batch
-    horizon: int  # where the learning rate reaches zero
+    horizon: int  # where the learning rate has gone its whole way
     global_batch: int
 
     @classmethod
     def plan(
-        cls,
-        *,
-        epoch: int,
-        global_batch: int,
-        epochs: int | None,
-        steps: int | None,
-        start: int = 0,
-        step: int = 0,
+        cls, *, epoch: int, global_batch: int, full: int | None, most: int | None, start: int = 0
     ) -> Self:
-        """A run of `epochs` passes and at most `steps` optimiser steps, of which `step` were taken up to
-        `start`.
+        """A run of `full` samples that stops after `most` of them; one of the two may be None.
 
-        At least one of the two limits is given. It ends with the first batch that reaches the nearer one. The
-        learning rate falls over the epochs, so stopping early by `steps` leaves it as it would have been;
-        over the steps where no epochs are given.
+        It ends with the first batch that reaches the nearer one. The learning rate goes its way over the
+        full length, so stopping early leaves it as it would have been; over `most` where no other is given.
         """
-        by_epochs = math.inf if epochs is None else epochs * epoch
-        by_steps = math.inf if steps is None else start + (steps - step) * global_batch
-        batches = math.ceil(max(0, min(by_epochs, by_steps) - start) / global_batch)
-        horizon = by_steps if epochs is None else by_epochs
-        return cls(epoch, start, start + batches * global_batch, int(horizon), global_batch)
+        end = min(length for length in (full, most) if length is not None)
+        batches = math.ceil(max(0, end - start) / global_batch)
+        horizon = full if full is not None else end
+        return cls(epoch, start, start + batches * global_batch, horizon, global_batch)
+
+    def passes(self, samples_seen: int, period: int) -> int:
+        """How many periods of so many samples are complete, if the batch that ended at `samples_seen`
+        completed one; else 0.
+        """
+        complete = samples_seen // period
+        return complete if complete > (samples_seen - self.global_batch) // period else 0
 
     def ends_epoch(self, samples_seen: int) -> int:
         """How many epochs are complete, if the batch that ended at `samples_seen` completed one; else 0."""
-        complete = samples_seen // self.epoch
-        return complete if complete > (samples_seen - self.global_batch) // self.epoch else 0
+        return self.passes(samples_seen, self.epoch)

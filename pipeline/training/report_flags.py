@@ -16,11 +16,13 @@ class ReportFlags:
     """What a run says, and where."""
 
     log_every: Annotated[int, tyro.conf.arg(aliases=["--log-every-n-steps"])] = 10
-    """Optimiser steps between log entries."""
+    """Optimiser steps between log entries, of the run's first batch size."""
     name: str | None = None
     """Name of the run; without it, model and data set."""
     logs: str = "runs"
     """Folder of runs: a path, or an address such as s3://bucket/runs."""
+    debug: bool = False
+    """Say more: all settings, an entry for every step, and where in the code an error came from."""
 
     def check_report(self) -> None:
         """Raise UsageError where the flags cannot be."""

@@ -20,7 +20,8 @@ def find_checkpoint(flags: SavingFlags, folder: Folder, topology: Topology) -> s
     folder: the run's checkpoints. Refuses to begin a fresh run in a folder that holds one, and to go back in
     a folder where the checkpoints of what came after would be taken next time.
     """
-    found = decided_by_first(topology, lambda: _find_checkpoint(flags.resume, folder))
+    resume = None if flags.resume_model_only else flags.resume
+    found = decided_by_first(topology, lambda: _find_checkpoint(resume, folder))
     for reason in found.damaged:
         say(f"passed over: {reason}", main=topology.is_main)
     return found.address

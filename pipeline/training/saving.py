@@ -17,7 +17,9 @@ class SavingFlags:
     """When a run saves, what it keeps, and what it goes on from."""
 
     save_every: int | None = None
-    """Optimiser steps between checkpoints; without it, one at the end of every epoch."""
+    """Optimiser steps between checkpoints, of the run's first batch size."""
+    save_frequency: int | None = None
+    """Epochs between checkpoints; without it, 1 unless --save-every is given."""
     keep_last: int = DEFAULT_KEEP_LAST
     """How many of the newest checkpoints are kept; 0: all of them."""
     keep_every: int | None = None
@@ -28,12 +30,28 @@ class SavingFlags:
     """`auto` (the run's newest checkpoint that is whole, or a fresh start), or the path or address of a
     checkpoint.
     """
+    resume_model_only: bool = False
+    """Take the weights alone from the checkpoint of --resume, and begin a new run with them, as --pretrained
+    does.
+    """
 
     def check_saving(self) -> None:
         """Raise UsageError where the flags cannot be."""
-        check_at_least(self, save_every=1, keep_last=0, keep_every=1)
+        check_at_least(self, save_every=1, save_frequency=1, keep_last=0, keep_every=1)
         if self.save_most_recent and self.keep_last not in (1, DEFAULT_KEEP_LAST):
             raise UsageError(f"--save-most-recent contradicts --keep-last {self.keep_last}: give one of them")
+
+        if self.resume_model_only and self.resume in (None, "auto"):
+            raise UsageError(
+                "--resume-model-only needs the checkpoint whose weights it takes: give --resume PATH"
+            )
+
+    def save_periods(self, epoch: int, step_samples: int) -> list[int]:
+        """Samples between checkpoints, of each kind that the flags ask for."""
+        periods = [] if self.save_every is None else [self.save_every * step_samples]
+        if self.save_frequency or not self.save_every:
+            periods.append((self.save_frequency or 1) * epoch)
+        return periods
 
     def retention(self, epoch: int) -> Retention:
         """Which checkpoints stay; epoch: samples of the training data."""

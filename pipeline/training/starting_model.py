@@ -56,9 +56,9 @@ class ModelFlags:
                 f"--pretrained {self.pretrained} holds the image tower, too: leave out --pretrained-image"
             )
 
-    def check_locks(self, config: ModelConfig) -> None:
+    def check_locks(self, config: ModelConfig, first_weights: str | None) -> None:
         """Raise UsageError where a tower of this model would be locked at random weights."""
-        if self.pretrained:
+        if first_weights:
             return
         vision = config.vision_cfg
         if self.lock_image and not (self.pretrained_image or vision.timm_model_pretrained):

@@ -18,7 +18,7 @@ from pipeline.training.averaging import WeightAverage
 from pipeline.training.compilation import compile_model, mark_changing_sizes, named_compiler_failures
 from pipeline.training.gradients import clip_gradients
 from pipeline.training.optimizer import OptimizerOptions, make_optimizer
-from pipeline.training.schedule import CosineSchedule
+from pipeline.training.schedule import Schedule
 from pipeline.training.step_options import StepOptions
 from pmc_clip import PMCCLIP, Tokenizer
 from pmc_clip.accumulation import Losses, MatchLoss, Part, accumulate
@@ -45,7 +45,7 @@ class Trainer:
         model: PMCCLIP,
         tokenizer: Tokenizer,
         *,
-        schedule: CosineSchedule,
+        schedule: Schedule,
         optimizer: OptimizerOptions,
         topology: Topology,
         device: torch.device,

@@ -85,7 +85,7 @@ def test_a_process_that_does_not_talk_names_its_own_bad_samples(loader, capfd):
 
 
 def test_a_run_on_several_processes_names_the_bad_samples_of_each(loader, capfd):
-    length = RunLength.plan(epoch=SAMPLES, global_batch=16, epochs=1, steps=None, start=0, step=0)
+    length = RunLength.plan(epoch=SAMPLES, global_batch=16, full=SAMPLES, most=None)
     with Progress(loader, None, Topology(rank=1, world_size=2), length):
         for _ in loader:
             pass
