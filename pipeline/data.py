@@ -27,7 +27,7 @@ from shards import (
 from shards.disk_cache import DiskCache
 
 # Evaluation reads from front to back, often beside a training stream that holds its own share of memory.
-_EVALUATION_PREFETCH_BYTES = 64 * 2**20
+EVALUATION_PREFETCH_BYTES = 64 * 2**20
 _WEIGHTED = re.compile(r"(.+)=([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)")
 
 
@@ -141,7 +141,7 @@ def evaluation_loader(
 ) -> Loader:
     """This rank's contiguous share of the data set, in manifest order, each sample once."""
     plan = EvaluationPlan(dataset.blocks.samples, topology.rank, topology.world_size)
-    prefetch_bytes = min(options.prefetch_bytes, _EVALUATION_PREFETCH_BYTES)
+    prefetch_bytes = min(options.prefetch_bytes, EVALUATION_PREFETCH_BYTES)
     return Loader(
         SampleStream(dataset, plan, prefetch_bytes=prefetch_bytes, cache=options.cache),
         batch_size=batch_size,

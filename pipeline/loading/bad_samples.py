@@ -10,13 +10,14 @@ _REMEDY = "'python -m pipeline.shard' checks every image of the shards that it w
 
 @dataclass(frozen=True)
 class BadSamplePolicy:
-    """What becomes of bad samples: `substitute` lets another of their block stand in, `fail` stops the run.
+    """What becomes of bad samples: `substitute` lets another of their block stand in, `leave_out` gives their
+    places in the batch up, `fail` stops the run.
 
     share: of the samples seen, how many may be bad before the run stops; below `least` bad samples it never
     does, unless the share is 0.
     """
 
-    action: Literal["substitute", "fail"] = "substitute"
+    action: Literal["substitute", "leave_out", "fail"] = "substitute"
     share: float = 0.01
     least: int = 10
 

@@ -23,6 +23,7 @@ class Batch:
     labels: torch.Tensor | None = None  # [B, T] int64, 0 where not scored
     columns: dict[str, list[Any]] = field(default_factory=dict)  # by name; None where a sample has none
     more_captions: dict[int, tuple[str, ...]] = field(default_factory=dict)  # by place, where none is drawn
+    left_out: dict[int, str] = field(default_factory=dict)  # places without a sample, and why
     copied: "torch.cuda.Event | None" = None
 
     def images_on(self, device: torch.device) -> torch.Tensor:

@@ -42,8 +42,11 @@ class SampleMaker:
         try:
             sample, columns = self._decode(raw, raw.slot, crop, out, stats)
         except _Bad as bad:
-            slot, sample, columns = self._substitute(raw, bad, crop, out, stats)
             growing.bad[index] = raw.number, str(bad)
+            if self._policy.action == "leave_out":
+                batch.left_out[index] = str(bad)
+                return
+            slot, sample, columns = self._substitute(raw, bad, crop, out, stats)
             batch.numbers[index] += slot - raw.slot
         caption = sample.caption
         if len(sample.captions) > 1:

@@ -7,28 +7,13 @@ import pytest
 import torch
 
 import pmc_clip
-from pipeline.checkpoint import Checkpoint, DataState
-from shards import Folder
+from tests.checkpoints import write_checkpoint
 
 
 @pytest.fixture
 def checkpoint(tmp_path) -> Path:
     """The `latest` of a run that trained the tiny model with masked-token prediction."""
-    torch.manual_seed(0)
-    model = pmc_clip.create_model("tiny")
-    folder = tmp_path / "runs" / "a" / "checkpoints"
-    Checkpoint(
-        state_dict=model.state_dict(),
-        optimizer={},
-        step=7,
-        samples_seen=56,
-        global_batch=8,
-        data=DataState("train", "0" * 16, seed=0, lanes=1),
-        model=model.config.to_dict(),
-        tokenizer=pmc_clip.get_tokenizer("tiny").fingerprint(),
-        config={"mlm": True},
-    ).save(Folder(folder))
-    return folder / "latest"
+    return write_checkpoint(tmp_path / "runs" / "a" / "checkpoints")
 
 
 def files(folder: Path) -> set[str]:

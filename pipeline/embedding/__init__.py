@@ -1,0 +1,1 @@
+"""The parts of `pipeline.embed`: features of a data set, written piece by piece, and read again."""

@@ -1,0 +1,27 @@
+"""A run's checkpoint without a run: the tiny model as it is initialised."""
+
+from pathlib import Path
+
+import torch
+
+import pmc_clip
+from pipeline.checkpoint import LATEST, Checkpoint, DataState
+from shards import Folder
+
+
+def write_checkpoint(folder: Path, *, seed: int = 0) -> Path:
+    """The `latest` in a folder of checkpoints, of the tiny model with masked-token prediction."""
+    torch.manual_seed(seed)
+    model = pmc_clip.create_model("tiny")
+    Checkpoint(
+        state_dict=model.state_dict(),
+        optimizer={},
+        step=7,
+        samples_seen=56,
+        global_batch=8,
+        data=DataState("train", "0" * 16, seed=0, lanes=1),
+        model=model.config.to_dict(),
+        tokenizer=pmc_clip.get_tokenizer("tiny").fingerprint(),
+        config={"mlm": True},
+    ).save(Folder(folder))
+    return folder / LATEST
