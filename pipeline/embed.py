@@ -1,7 +1,8 @@
 """Embed a data set: the features of every image and caption, written for search and evaluation.
 
     python -m pipeline.embed --data shards/test --checkpoint runs/NAME/checkpoints/latest
-    python -m pipeline.embed --data figures/ --checkpoint PMC_CLIP:beta --out s3://bucket/embeddings
+    python -m pipeline.embed --data test.csv --checkpoint PMC_CLIP:beta --out s3://bucket/embeddings
+    python -m pipeline.embed --data folder_of_images/ --checkpoint PMC_CLIP:beta
     torchrun --nproc_per_node 4 -m pipeline.embed --data shards/train --checkpoint … --dtype float16
 
 Features are of length 1, in the order of the data set, in pieces of fixed size; each piece appears when it is
@@ -32,15 +33,17 @@ from pipeline.job_progress import JobProgress, Unit
 from pipeline.loader import BadSamplePolicy, Loader
 from pipeline.model_fingerprint import model_fingerprint
 from pipeline.open_model import OpenedModel, open_model
+from pipeline.packed_table import check_tables
 from pipeline.run_log import say
+from pipeline.table_flags import TableFlags
 from pipeline.text import TextStage
 from pipeline.topology import Topology
 from pipeline.wording import counted
 from shards import SampleStream, UsageError
 
 
-@dataclass(frozen=True)
-class EmbedConfig:
+@dataclass(frozen=True, kw_only=True)
+class EmbedConfig(TableFlags):
     """Flags of `pipeline.embed`."""
 
     data: str
@@ -84,9 +87,10 @@ def embed(config: EmbedConfig) -> None:
     check_at_least(config, batch_size=1, samples_per_piece=1, workers=1, prefetch_bytes=0)
     share = parse_share("--max-bad-samples", config.max_bad_samples)
     folder = output_folder("--out", config.out)
+    check_tables(config, [config.data])
     topology = Topology.from_environment()
     opened = open_model(config.checkpoint, config.model)
-    source = open_source(config.data, topology)
+    source = open_source(config.data, topology, config)
     manifest = EmbeddingsManifest(
         describe_model(opened, config.decode, config.model),
         source.told,

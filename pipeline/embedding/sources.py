@@ -8,6 +8,7 @@ from typing import Literal
 from pipeline.embedding.image_folder import ImageFolder, is_image_folder
 from pipeline.embedding.manifest import EmbeddedData
 from pipeline.open_data import open_data
+from pipeline.table_flags import TableFlags
 from pipeline.topology import Topology
 from shards import Dataset, Folder, UsageError
 
@@ -20,7 +21,7 @@ class Source:
     told: EmbeddedData
 
 
-def open_source(address: str, topology: Topology) -> Source:
+def open_source(address: str, topology: Topology, tables: TableFlags | None = None) -> Source:
     """Open what `--data` names; UsageError where there is nothing of the kind, or nothing in it."""
     samples: Dataset | ImageFolder
     kind: Literal["shards", "images"]
@@ -28,7 +29,7 @@ def open_source(address: str, topology: Topology) -> Source:
         samples, kind = ImageFolder(Path(address)), "images"
         place, fingerprint = str(samples.folder), samples.fingerprint
     else:
-        samples, kind = open_data(address, topology), "shards"
+        samples, kind = open_data(address, topology, tables), "shards"
         place, fingerprint = absolute(samples.folder), samples.manifest.fingerprint
     if not len(samples):
         raise UsageError(f"{address}: this data set has no samples: there is nothing to embed")

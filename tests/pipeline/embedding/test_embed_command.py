@@ -255,6 +255,16 @@ def test_pieces_of_an_unknown_model_are_never_taken_for_this_one(embed, tmp_path
     assert embed("--out", "e", "--overwrite").returncode == 0
 
 
+def test_a_table_gives_what_its_shards_give(embed, run, small, tmp_path):
+    assert run("shard", "--csv", small, "--out", "packed", "--workers", "1").returncode == 0
+    assert embed("--out", "shards", data="packed").returncode == 0
+    done = embed("--out", "table", data=small, XDG_CACHE_HOME=str(tmp_path / "cache"))
+    assert done.returncode == 0, done.stderr
+    table, packed = open_embeddings(str(tmp_path / "table")), open_embeddings(str(tmp_path / "shards"))
+    assert (table.keys, table.captions) == (packed.keys, packed.captions)
+    assert np.array_equal(features(tmp_path / "table"), features(tmp_path / "shards"))
+
+
 def test_shards_and_embeddings_may_lie_on_s3(embed, run, checkpoint, s3, tmp_path):
     data = write_figures(f"{s3}/embed/data", 10)
     done = embed("--out", f"{s3}/embed/out", *PIECE, data=data)
