@@ -37,18 +37,20 @@ class Query:
     score: float
 
 
+_HEAD = "<span>query</span><span class='best'>best matches, with scores</span><span>right answer</span>"
+
+
 def contact_sheet(queries: Sequence[Query]) -> str:
     """The queries, one below the other, each with what it found beside it."""
-    return "".join(map(_row, queries))
+    return f'<div class="row head">{_HEAD}</div>{"".join(map(_row, queries))}'
 
 
 def _row(query: Query) -> str:
     cards = "".join(map(_card, query.matches))
-    answer = "its caption" if query.answer.caption is not None else "its figure"
     return (
-        f'<div class="row"><div class="card query">{_content(query.item)}'
-        f'<div class="answer"><p class="score">{answer}, rank {query.rank:,g}, score {query.score:.3f}</p>'
-        f'{_content(query.answer)}</div></div><div class="matches">{cards}</div></div>'
+        f'<div class="row"><div class="card query">{_content(query.item)}</div>{cards}'
+        f'<div class="card answer">{_content(query.answer)}'
+        f'<p class="score">rank {query.rank:,g}, {query.score:.3f}</p></div></div>'
     )
 
 

@@ -34,7 +34,9 @@ class EvaluationOutput:
         """The page to look at."""
         return self.folder / REPORT
 
-    def write(self, provenance: Mapping[str, Any], found: Mapping[str, Findings], ids: Sequence[str]) -> None:
+    def write(
+        self, title: str, provenance: Mapping[str, Any], found: Mapping[str, Findings], ids: Sequence[str]
+    ) -> None:
         """Write the findings of each task. provenance: of which model and data, as plain JSON values."""
         content = {
             **provenance,
@@ -52,7 +54,6 @@ class EvaluationOutput:
                 np.savez_compressed(packed, allow_pickle=False, **findings.per_sample)
                 write_atomically(self.folder / f"{task}.npz", packed.getvalue())
         sections = [section for findings in found.values() for section in findings.sections()]
-        title = f"{provenance['checkpoint']} on {provenance['data']}"
         write_atomically(self.report, report_page(title, _facts(provenance), sections).encode())
         write_atomically(self.folder / METRICS, json.dumps(content, indent=1).encode())
 
@@ -71,7 +72,11 @@ def _facts(provenance: Mapping[str, Any]) -> dict[str, str]:
     """What a reader of the report must know, in words."""
     subset, versions = provenance["subset"], provenance["versions"]
     preprocessing = provenance["preprocessing"]
-    facts = {"samples": f"{provenance['pairs']:,}"}
+    facts = {
+        "data": provenance["data"],
+        "checkpoint": provenance["checkpoint"],
+        "samples": f"{provenance['pairs']:,}",
+    }
     if subset:
         facts["subset"] = ", ".join(f"{name} {value}" for name, value in subset.items())
     if "step" in provenance:

@@ -58,22 +58,19 @@ figure { margin: 0; padding: .8rem; flex: 1 1 26rem; min-width: 0 }
 .line.second { stroke: var(--second) } .line.dotted { stroke-dasharray: 5 4; stroke-width: 1.6 }
 .line.chance { stroke: var(--faint); stroke-width: 1.4; stroke-dasharray: 2 4 }
 .bar.first { fill: var(--first) } .bar.second { fill: var(--second) }
-.row { display: flex; gap: .9rem; margin-bottom: .9rem; align-items: stretch }
-.matches { display: grid; grid-template-columns: repeat(5, minmax(0, 1fr)); gap: .6rem; flex: 1;
-           min-width: 0 }
+.row { display: grid; grid-template-columns: 1.15fr repeat(5, 1fr) 1fr; gap: .6rem; margin-bottom: .7rem }
+.row > * { min-width: 0 } .head { color: var(--faint); font-size: 12px; margin: 0 }
+.best { grid-column: 2 / span 5 }
 .card { padding: .6rem; display: flex; flex-direction: column; min-width: 0; overflow: hidden }
-.query { width: 230px; flex: none; background: var(--asked) }
-.answer { border-top: 1px solid var(--line); margin-top: .5rem; opacity: .85 }
-.answer img { max-height: 110px } .answer .caption { font-size: 12px }
+.query { background: var(--asked) } .answer { background: none; border-style: dotted }
 .correct { border: 3px solid var(--right); padding: calc(.6rem - 2px) }
 .related { border: 3px dashed var(--right); padding: calc(.6rem - 2px) }
-.card img { max-width: 100%; max-height: 170px; object-fit: contain; margin: 0 auto; border-radius: 4px }
-.caption { margin: .3rem 0; overflow-wrap: anywhere; font-size: 13px }
+.card img { max-width: 100%; max-height: 150px; object-fit: contain; margin: 0 auto; border-radius: 4px }
+.caption { margin: .2rem 0; overflow-wrap: anywhere; font-size: 12.5px; line-height: 1.35 }
 .score { margin: auto 0 0; padding-top: .35rem; color: var(--faint); font-size: 12px }
 .correct > .score, .related > .score { color: var(--right); font-weight: 600 }
 @media (max-width: 760px) {
-  .row { flex-direction: column } .query { width: auto }
-  .matches { grid-template-columns: repeat(auto-fill, minmax(9rem, 1fr)) } }
+  .row { grid-template-columns: repeat(2, 1fr) } .query { grid-column: span 2 } .head { display: none } }
 """
 
 _PAGE = """<!doctype html>

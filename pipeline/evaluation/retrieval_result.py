@@ -19,7 +19,7 @@ def shown(figure: str, value: float) -> str:
     """A figure as people read it."""
     if figure.startswith("recall"):
         return f"{value:.1%}"
-    return f"{value:.3f}" if figure.endswith("reciprocal_rank") else f"{value:,.1f}"
+    return f"{value:,.1f}" if figure in ("mean_rank", "median_rank", "rank") else f"{value:.3f}"
 
 
 @dataclass(frozen=True)
