@@ -49,6 +49,7 @@ class Checkpoint:
     config: dict[str, Any]  # the run's config, as flags
     scaler: dict[str, Any] = field(default_factory=dict)  # of the loss, in a run in fp16
     average: dict[str, torch.Tensor] = field(default_factory=dict)  # of the weights, in a run with --ema
+    skipped_steps: int = 0  # whose loss or gradient was not finite
 
     def save(self, folder: Folder) -> str:
         """Write `step-XXXXXXXX.pt` into a folder, then point `latest` at it; its address. DataError where the

@@ -158,6 +158,7 @@ def train_until_asked_to_end(config: TrainConfig, topology: Topology, interrupti
         for batch in () if interrupted else loader:
             learning_rate = trainer.learning_rate
             losses = trainer.train_step(batch)
+            trainer.non_finite.end_if_hopeless(folder)
             progress.advance()
             last = trainer.samples_seen >= length.stop
             if last or length.passes(trainer.samples_seen, log_period):

@@ -71,6 +71,7 @@ class Progress:
         self._before, self._seen = now, trainer.samples_seen
         values |= {
             "learning_rate": learning_rate,
+            "skipped_steps": trainer.non_finite.count(),
             **trainer.logit_parameters,
             "epoch": trainer.samples_seen / self._length.epoch,
             "samples_per_second": rate,

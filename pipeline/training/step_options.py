@@ -7,6 +7,7 @@ import torch
 
 from pipeline.checks import check_at_least
 from pipeline.training.compilation import check_compiler
+from pipeline.training.nonfinite import DEFAULT_MAX_NONFINITE
 from pipeline.training.objective import Objective
 from shards import UsageError
 
@@ -28,6 +29,8 @@ class StepOptions:
     """Whether blocks keep their inputs alone and are computed again on the way back."""
     bn_sync: bool = False
     """Whether batch norms normalise by the statistics of all ranks' samples."""
+    max_nonfinite: int = DEFAULT_MAX_NONFINITE
+    """Steps in a row with a loss or gradient that is not finite that are one too many."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,9 +55,12 @@ class StepFlags:
     use_bn_sync: bool = False
     """Batch norms normalise by the statistics of all processes' samples (SyncBatchNorm), not of their own."""
 
+    max_nonfinite: int = DEFAULT_MAX_NONFINITE
+    """Steps in a row with a loss or gradient that is not finite, each of them skipped, that end the run."""
+
     def check_step(self) -> None:
         """Raise UsageError where the flags cannot be, or contradict each other."""
-        check_at_least(self, accum=1)
+        check_at_least(self, accum=1, max_nonfinite=1)
         if self.compile and self.grad_checkpointing:
             raise UsageError(
                 "--compile and --grad-checkpointing: the compiler chooses itself what is computed again; "
@@ -80,4 +86,5 @@ class StepFlags:
             compiled=self.compile,
             grad_checkpointing=self.grad_checkpointing,
             bn_sync=self.use_bn_sync,
+            max_nonfinite=self.max_nonfinite,
         )

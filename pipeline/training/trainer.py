@@ -16,7 +16,8 @@ from pipeline.model_input import batch_parts, make_part
 from pipeline.topology import Topology
 from pipeline.training.averaging import WeightAverage
 from pipeline.training.compilation import compile_model, mark_changing_sizes, named_compiler_failures
-from pipeline.training.gradients import clip_gradients
+from pipeline.training.gradients import clip_gradients, gradient_norm
+from pipeline.training.nonfinite import NonFiniteSteps, skip_where
 from pipeline.training.optimizer import OptimizerOptions, make_optimizer
 from pipeline.training.schedule import Schedule
 from pipeline.training.step_options import StepOptions
@@ -80,6 +81,7 @@ class Trainer:
             self._settle_buckets()
         if self._options.compiled:
             compile_model(model)
+        self.non_finite = NonFiniteSteps(model, topology, device, limit=self._options.max_nonfinite)
 
     @property
     def learning_rate(self) -> float:
@@ -104,6 +106,7 @@ class Trainer:
             "global_batch": self.global_batch,
             "scaler": self._scaler.state_dict(),
             "average": self.average.state() if self.average else {},
+            "skipped_steps": self.non_finite.count(),
         }
 
     def load(self, checkpoint: Checkpoint) -> None:
@@ -115,6 +118,7 @@ class Trainer:
         if self.average:
             self.average.load(checkpoint.average)
         self.step, self.samples_seen = checkpoint.step, checkpoint.samples_seen
+        self.non_finite.go_on(checkpoint.skipped_steps)
 
     def load_optimizer(self, saved: Mapping[str, Any]) -> None:
         """Go on with an optimiser's moments and counts of steps; its settings stay those of this trainer.
@@ -148,9 +152,13 @@ class Trainer:
         )
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate
+        self.non_finite.begin_step()
         losses = self._compute_gradients(batch)
         self._scaler.unscale_(self.optimizer)
-        self.gradient_norm = clip_gradients(self.model.parameters(), self._grad_clip)
+        self.gradient_norm = gradient_norm(self.model.parameters())
+        skip_where(self.optimizer, self._judge(losses, batch))
+        if self._grad_clip is not None:
+            clip_gradients(self.model.parameters(), self.gradient_norm, self._grad_clip)
         self._scaler.step(self.optimizer)
         self._scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
@@ -161,6 +169,19 @@ class Trainer:
             self.average.update(self.step)
         self.samples_seen += self.global_batch
         return losses
+
+    def _judge(self, losses: Losses, batch: Batch) -> torch.Tensor:
+        """1.0 where this step's update must be skipped, else 0.0."""
+        # fp16 finds its loss scale by trying: what is too large then is no trouble of the run's.
+        smallest_scale = self._scaler.scale(torch.ones((), device=self._device)) <= 1
+        return self.non_finite.judge(
+            losses,
+            self.gradient_norm,
+            step=self.step + 1,
+            samples_seen=self.samples_seen,
+            keys=batch.keys,
+            counts=smallest_scale,
+        )
 
     def _compute_gradients(self, batch: Batch) -> Losses:
         objective, count = self._options.objective, self._options.parts
