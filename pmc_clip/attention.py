@@ -15,7 +15,8 @@ def packed_attention(
     dropout: the share of attention weights that is dropped.
     Returns [P, width], in the order of the rows.
     """
-    padded = spread.spread(projected).view(spread.batch, spread.length, 3, heads, -1)
-    query, key, value = padded.permute(2, 0, 3, 1, 4)  # each [B, heads, T, width of a head]
+    width = projected.shape[1] // (3 * heads)  # of a head
+    padded = spread.spread(projected).view(spread.batch, spread.length, 3, heads, width)
+    query, key, value = padded.permute(2, 0, 3, 1, 4)  # each [B, heads, T, width]
     attended = F.scaled_dot_product_attention(query, key, value, attn_mask=spread.attend, dropout_p=dropout)
     return spread.pack(attended.transpose(1, 2).flatten(2))

@@ -201,7 +201,7 @@ def _over_chunks(
     """
     count = alike.rows
     if chunk is None:
-        chunk = max(1, LOGITS_AT_ONCE // alike.columns)
+        chunk = max(1, LOGITS_AT_ONCE // max(1, alike.columns))
         if chunk >= count:
             return loss_of_rows(slice(0, count))
     if chunk < 1:

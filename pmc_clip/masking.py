@@ -7,6 +7,7 @@ of a chosen word 80 % become [MASK], 10 % a random piece, 10 % stay, and all are
 import numpy as np
 import torch
 
+from pmc_clip.errors import ModelError
 from pmc_clip.tokenizer import Tokenizer
 
 CHOOSE_WORD, CHOOSE_ACTION, CHOOSE_REPLACEMENT = 0, 1, 2  # columns of `uniforms`
@@ -24,6 +25,8 @@ def mask_tokens(
     labels: the true id of each piece of a chosen word, else 0. [CLS], [SEP] and padding are never chosen.
     """
     ids, draws = np.asarray(tokens), np.asarray(uniforms)
+    if draws.shape != (*ids.shape, 3):
+        raise ModelError(f"uniforms are {list(draws.shape)} for tokens {list(ids.shape)}: give [B, T, 3]")
     chosen = _pieces_of_chosen_words(ids, draws[..., CHOOSE_WORD], tokenizer, ratio)
     true_ids = ids[chosen]
     action, replacement = draws[chosen, CHOOSE_ACTION], draws[chosen, CHOOSE_REPLACEMENT]

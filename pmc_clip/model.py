@@ -89,6 +89,8 @@ class PMCCLIP(nn.Module):
         features_only: leave out the masked-token prediction, but draw the same dropout as with it. A pass
             without labels does not: there the last text layer computes fewer states.
         """
+        if len(images) != len(tokens):
+            raise ModelError(f"{len(images)} images and {len(tokens)} captions: give one for each")
         layout = layout or self._layout(tokens, mlm_labels)
         image_features = self.encode_image(images, normalize=True)
         spread = self._spread(tokens, layout)
@@ -128,6 +130,8 @@ class PMCCLIP(nn.Module):
             raise ModelError(
                 f"images are {list(images.shape)}, this model reads [B, 3, {size}, {size}]: resize them"
             )
+        if images.dtype != torch.uint8 and not images.is_floating_point():
+            raise ModelError(f"images are {images.dtype}: give torch.uint8, or floats that are normalised")
         if images.dtype == torch.uint8:
             images = normalize_pixels(images, vision.mean, vision.std)
         features = self.visual(images)
@@ -148,6 +152,10 @@ class PMCCLIP(nn.Module):
         [B, T] int64 and [B, embed_dim] (of any length) -> [B, T, width]; times `mlm_projection` they score
         the vocabulary at each position. Zero at padding, where the model keeps that out.
         """
+        if len(image_features) != len(tokens):
+            raise ModelError(
+                f"features of {len(image_features)} images and {len(tokens)} captions: give one for each"
+            )
         layout = self._layout(tokens)
         spread = self._spread(tokens, layout)
         hidden = self.text_encoder(tokens, spread)

@@ -13,6 +13,8 @@ from typing import NamedTuple, Self
 
 import torch
 
+from pmc_clip.errors import ModelError
+
 PAD_ID = 0  # of the vocabulary; the label that means "not scored" is 0, too
 
 
@@ -35,6 +37,9 @@ class TextLayout(NamedTuple):
         cls, tokens: torch.Tensor, labels: torch.Tensor | None = None, *, mask_padding: bool = False
     ) -> Self:
         """The layout of token ids [B, T] and their labels [B, T] (0: not scored)."""
+        if tokens.ndim != 2 or (labels is not None and labels.shape != tokens.shape):
+            told = "" if labels is None else f" and labels {list(labels.shape)}"
+            raise ModelError(f"tokens are {list(tokens.shape)}{told}: expected [B, T], the same for both")
         kept = None
         if mask_padding:
             read = tokens != PAD_ID
@@ -83,9 +88,9 @@ class Spread(NamedTuple):
         if self.places is not None:
             padded = rows.new_zeros(self.batch * self.length, rows.shape[1])
             rows = padded.index_copy(0, self.places, rows)
-        return rows.view(self.batch, self.length, -1)
+        return rows.view(self.batch, self.length, rows.shape[1])
 
     def pack(self, padded: torch.Tensor) -> torch.Tensor:
-        """[B, T, C] -> [P, C]."""
-        rows = padded.reshape(self.batch * self.length, -1)
+        """[B, T, C] -> [P, C], or [B, T] -> [P]."""
+        rows = padded.reshape(self.batch * self.length, *padded.shape[2:])
         return rows if self.places is None else rows.index_select(0, self.places)

@@ -127,9 +127,8 @@ class BertTower(nn.Module):
         rows: [R] int64, which of them are asked for; None: all.
         Returns [P, width], or [R, width].
         """
-        ids = spread.pack(tokens).squeeze(1)
         columns = torch.arange(spread.length, device=tokens.device).expand(spread.batch, -1)
-        x = self.embeddings(ids, spread.pack(columns).squeeze(1))
+        x = self.embeddings(spread.pack(tokens), spread.pack(columns))
         *first, last = self.encoder["layer"].children()
         for layer in first:
             x = layer(x, spread)

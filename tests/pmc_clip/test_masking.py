@@ -123,6 +123,11 @@ def test_only_words_are_scored_in_hostile_captions_and_lengths_agree(caption):
     assert torch.equal(masked[~text], tokens[~text])
 
 
+def test_uniforms_of_another_batch_are_refused():
+    with pytest.raises(pmc_clip.ModelError, match=r"uniforms are \[1, 3, 3\] for tokens \[1, 77\]"):
+        pmc_clip.mask_tokens(torch.zeros(1, 77, dtype=torch.int64), np.zeros((1, 3, 3)), TOKENIZER)
+
+
 def test_a_batch_of_nothing_stays_nothing():
     masked, labels = pmc_clip.mask_tokens(TOKENIZER([]), np.zeros((*TOKENIZER([]).shape, 3)), TOKENIZER)
     assert masked.shape == labels.shape == TOKENIZER([]).shape

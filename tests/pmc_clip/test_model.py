@@ -1,5 +1,7 @@
 """The model trains: deterministic from the seed, every parameter reached, any batch accepted."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -141,5 +143,24 @@ def test_wrong_shapes_are_named(tiny, batch):
         tiny.encode_image(images[:, :, :32])
     with pytest.raises(pmc_clip.ModelError, match=r"tokens are \[4, 80\], this model reads at most 77"):
         tiny.encode_text(torch.ones(4, 80, dtype=torch.int64))
+    with pytest.raises(pmc_clip.ModelError, match=r"tokens are \[\d+\]: expected \[B, T\]"):
+        tiny.encode_text(tokens[0])
+    with pytest.raises(pmc_clip.ModelError, match=r"tokens are \[4, \d+\] and labels \[4, 5\]: expected"):
+        tiny(images, tokens, torch.zeros(4, 5, dtype=torch.int64))
+    with pytest.raises(pmc_clip.ModelError, match="3 images and 4 captions: give one for each"):
+        tiny(images[:3], tokens)
+    with pytest.raises(pmc_clip.ModelError, match="features of 1 images and 4 captions: give one for each"):
+        tiny.fuse(tokens, torch.zeros(1, 128))
+    with pytest.raises(pmc_clip.ModelError, match=r"images are torch\.int64: give torch\.uint8, or floats"):
+        tiny.encode_image(images.long())
     with pytest.raises(pmc_clip.ModelError, match="build it with mlm=True"):
         pmc_clip.create_model("tiny", mlm=False).fuse(tokens, torch.zeros(4, 128))
+
+
+@pytest.mark.parametrize("mask_padding", [True, False])
+def test_no_captions_and_no_images_have_no_features(mask_padding):
+    config = pmc_clip.load_model_config("tiny")
+    config = replace(config, text_cfg=replace(config.text_cfg, mask_padding=mask_padding))
+    model = pmc_clip.create_model(config).eval()
+    assert model.encode_text(pmc_clip.get_tokenizer(config)([])).shape == (0, 128)
+    assert model.encode_image(torch.zeros(0, 3, 64, 64, dtype=torch.uint8)).shape == (0, 128)
