@@ -1,9 +1,12 @@
 """Classification metrics from scores and labels: pure functions."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
 import numpy as np
+
+from pipeline.evaluation.retrieval_figures import RESAMPLES, drawn_counts, interval
 
 
 @dataclass(frozen=True)
@@ -21,6 +24,8 @@ class ClassificationMetrics:
     """The mean over classes of the area under the ROC curve of one class against the rest; None where one
     class has all samples.
     """
+    intervals: Mapping[str, tuple[float, float]]
+    """95 % intervals of the shares above, from drawing the samples again (`retrieval_figures`)."""
     chance: float
     """Balanced accuracy of guessing."""
     recall: np.ndarray
@@ -29,8 +34,11 @@ class ClassificationMetrics:
     """[C, C] int64: samples by true class (rows) and best-scored class (columns)."""
 
     @classmethod
-    def from_scores(cls, scores: np.ndarray, labels: np.ndarray, classes: tuple[str, ...]) -> Self:
+    def from_scores(
+        cls, scores: np.ndarray, labels: np.ndarray, classes: tuple[str, ...], seed: int = 0
+    ) -> Self:
         """From scores [N, C], higher is likelier and comparable between samples, and true classes [N] int64.
+        seed: of the intervals.
 
         Equal scores share what they win, so that a model which gives every class one score is right as often
         as a guess is; what is not a number never wins.
@@ -39,6 +47,7 @@ class ClassificationMetrics:
 
         scores = np.where(np.isfinite(scores), scores, -np.inf)
         top_1 = top_hits(scores, labels, 1)
+        top_5 = top_hits(scores, labels, 5) if len(classes) > 5 else None
         present = np.unique(labels)
         recall = np.full(len(classes), np.nan)
         recall[present] = [top_1[labels == label].mean() for label in present]
@@ -52,9 +61,10 @@ class ClassificationMetrics:
             len(labels),
             classes,
             float(top_1.mean()),
-            float(top_hits(scores, labels, 5).mean()) if len(classes) > 5 else None,
+            None if top_5 is None else float(top_5.mean()),
             float(recall[present].mean()),
             auc,
+            _intervals(top_1, top_5, labels, seed),
             1 / len(classes),
             recall,
             confusion,
@@ -81,16 +91,24 @@ class ClassificationMetrics:
             "confusion": self.confusion.tolist(),
         }
 
+    def rows(self) -> list[tuple[str, float, tuple[float, float] | None]]:
+        """What a table shows: a name, a figure, and its interval where it has one."""
+        named = [
+            ("top-1", self.top_1, "top_1"),
+            ("top-5", self.top_5, "top_5"),
+            ("balanced accuracy", self.balanced_accuracy, "balanced_accuracy"),
+            ("  by chance", self.chance, ""),
+            ("macro AUC", self.macro_auc, ""),
+        ]
+        return [(name, value, self.intervals.get(key)) for name, value, key in named if value is not None]
+
     def table(self) -> str:
         """The figures for people."""
-        rows = [
-            ("top-1", self.top_1),
-            ("top-5", self.top_5),
-            ("balanced accuracy", self.balanced_accuracy),
-            ("  by chance", self.chance),
-            ("macro AUC", self.macro_auc),
-        ]
-        return "\n".join(f"{name:<20}{value:>8.1%}" for name, value in rows if value is not None)
+        lines = []
+        for name, value, ends in self.rows():
+            line = f"{name:<20}{value:>8.1%}"
+            lines.append(line + (f"   {ends[0]:.1%} – {ends[1]:.1%}" if ends else ""))
+        return "\n".join(lines)
 
 
 def top_hits(scores: np.ndarray, labels: np.ndarray, k: int) -> np.ndarray:
@@ -103,3 +121,21 @@ def top_hits(scores: np.ndarray, labels: np.ndarray, k: int) -> np.ndarray:
     greater = (scores > own).sum(axis=1)
     equal = (scores == own).sum(axis=1)
     return np.where(np.isfinite(own[:, 0]), np.clip((k - greater) / equal, 0.0, 1.0), 0.0)
+
+
+def _intervals(
+    top_1: np.ndarray, top_5: np.ndarray | None, labels: np.ndarray, seed: int
+) -> dict[str, tuple[float, float]]:
+    """95 % intervals by name; top_1, top_5 [N]: whether, or how likely, each sample is right."""
+    present = np.unique(labels)
+    of_class = (labels[:, None] == present).astype(np.float64)  # [N, classes with samples]
+    columns = [top_1] if top_5 is None else [top_1, top_5]
+    drawn = []
+    for counts in drawn_counts(len(labels), len(labels), seed, RESAMPLES):
+        shares = counts @ np.stack(columns, axis=1) / len(labels)
+        with np.errstate(invalid="ignore"):  # a class of which nothing was drawn does not count
+            recalls = (counts @ (of_class * top_1[:, None])) / (counts @ of_class)
+        drawn.append(np.column_stack([shares, np.nanmean(recalls, axis=1)]))
+    low, high = interval(np.concatenate(drawn))
+    names = ["top_1", *(["top_5"] if top_5 is not None else []), "balanced_accuracy"]
+    return {name: (float(a), float(b)) for name, a, b in zip(names, low, high, strict=True)}

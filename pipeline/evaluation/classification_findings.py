@@ -24,6 +24,7 @@ def classification_findings(
             f"{metrics.samples:,} samples in {len(metrics.classes)} classes (chance {metrics.chance:.1%})"
         ),
         table=f"{heading}, {metrics.samples:,} samples in {len(metrics.classes)} classes\n{metrics.table()}",
+        intervals={f"{task}_{name}": ends for name, ends in metrics.intervals.items()},
         details={**details, **metrics.to_dict()},
         sections=sections,
         pictures={f"{task}-confusion.svg": confusion_svg(metrics.confusion, metrics.classes)},
@@ -31,9 +32,18 @@ def classification_findings(
 
 
 def _html(metrics: ClassificationMetrics, details: Mapping[str, Any]) -> str:
-    told = "".join(f"<li>{escape(name)}: {escape(_shown(value))}</li>" for name, value in details.items())
-    picture = confusion_svg(metrics.confusion, metrics.classes)
-    return f"<ul>{told}</ul>{picture}"
+    rows = "".join(
+        f"<tr><th>{escape(name)}</th><td>{value:.1%}</td>"
+        f'<td class="interval">{f"{ends[0]:.1%} – {ends[1]:.1%}" if ends else ""}</td></tr>'
+        for name, value, ends in metrics.rows()
+    )
+    told = "; ".join(f"{name}: {_shown(value)}" for name, value in details.items())
+    return (
+        f'<div class="tables"><div class="scroll"><table><caption>{metrics.samples:,} samples, '
+        f"{len(metrics.classes)} classes, with 95 % intervals</caption><tbody>{rows}</tbody></table>"
+        f'<p class="note">{escape(told)}.</p></div>'
+        f"<figure>{confusion_svg(metrics.confusion, metrics.classes)}</figure></div>"
+    )
 
 
 def _shown(value: Any) -> str:

@@ -45,7 +45,7 @@ def confusion_svg(confusion: np.ndarray, classes: Sequence[str]) -> str:
     total = side + margin + 60
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {total} {side + margin + 8}" '
-        f'width="{total}" font-family="sans-serif" font-size="{_FONT}">'
+        f'width="{total}" style="max-width: 100%; height: auto" font-family="sans-serif" font-size="{_FONT}">'
         f'<rect width="100%" height="100%" fill="#fff"/>{"".join(parts)}</svg>'
     )
 

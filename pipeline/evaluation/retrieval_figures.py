@@ -38,7 +38,7 @@ class RankedQueries:
         """
         order = np.argsort(self.ranks, kind="stable")
         ranks, unit = self.ranks[order], self.unit[order]
-        drawn = _drawn_counts(int(self.unit.max()) + 1, len(ranks), seed, resamples)
+        drawn = drawn_counts(int(self.unit.max()) + 1, len(ranks), seed, resamples)
         return np.concatenate([_figures(ranks, counts[:, unit]) for counts in drawn])
 
 
@@ -48,7 +48,7 @@ def interval(resampled: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return low, high
 
 
-def _drawn_counts(units: int, queries: int, seed: int, resamples: int) -> Iterator[np.ndarray]:
+def drawn_counts(units: int, queries: int, seed: int, resamples: int) -> Iterator[np.ndarray]:
     """How often each unit was drawn, in chunks of the resamples: float64 [chunk, units]."""
     chunk = max(1, _CHUNK_BYTES // (8 * max(units, queries)))
     for first in range(0, resamples, chunk):

@@ -35,6 +35,19 @@ def test_figures_are_those_of_scikit_learn(scored):
     assert (metrics.confusion == confusion_matrix(labels, predicted)).all()
 
 
+def test_intervals_hold_the_figures_and_narrow_with_more_samples(scored):
+    scores, labels = scored
+    few = ClassificationMetrics.from_scores(scores[:50], labels[:50], CLASSES).intervals
+    metrics = ClassificationMetrics.from_scores(scores, labels, CLASSES)
+    assert metrics.intervals.keys() == {"top_1", "top_5", "balanced_accuracy"}
+    for name, (low, high) in metrics.intervals.items():
+        assert low < metrics.values()[name] < high
+        assert high - low < few[name][1] - few[name][0]
+    share = metrics.top_1
+    expected = 1.96 * (share * (1 - share) / len(labels)) ** 0.5
+    assert metrics.intervals["top_1"][1] - share == pytest.approx(expected, rel=0.25)
+
+
 def test_collapsed_model_scores_at_chance_whatever_the_most_frequent_class_is():
     labels = np.array([0] * 90 + [1] * 5 + [2] * 5)
     metrics = ClassificationMetrics.from_scores(np.full((100, 3), 0.5), labels, ("a", "b", "c"))
