@@ -65,6 +65,12 @@ class Pairing:
         """How many captions each group has."""
         return np.bincount(self.text_group)
 
+    def different_of_group(self, hashes: np.ndarray) -> np.ndarray:
+        """How many different captions each group has: int64 [groups]. hashes: uint64 [M], by caption."""
+        _, caption = np.unique(hashes[self.text_order], return_inverse=True)
+        pairs = np.unique(np.stack([self.text_group, caption]), axis=1)
+        return np.bincount(pairs[0])
+
     @property
     def has_groups(self) -> bool:
         """Whether anything is shared: some image has several captions, or some group several images."""

@@ -41,7 +41,8 @@ class RetrievalEvaluator:
         features, topology = subject.features, subject.topology
         ids = subject.ids
         counts = np.concatenate(gather(features.captions, topology))
-        pairing = Pairing.make(self._labels(subject, counts), hash_ids(ids), counts)
+        hashes = np.concatenate(gather(features.caption_hashes, topology))
+        pairing = Pairing.make(self._labels(subject, hashes, counts), hash_ids(ids), counts)
         first_image, first_text = (
             sum(gather(len(rows), topology)[: topology.rank]) for rows in (features.image, features.text)
         )
@@ -52,7 +53,8 @@ class RetrievalEvaluator:
         matches = [find_matches(queries, image, text, ranks, pairing) for queries in chosen]
         if not topology.is_main:
             return None
-        result = RetrievalResult.make(ranks, pairing, ids, self.seed if self.detailed else None)
+        wordings = pairing.different_of_group(hashes)
+        result = RetrievalResult.make(ranks, pairing, wordings, ids, self.seed if self.detailed else None)
         report = RetrievalReport(result, matches, subject.dataset, pairing, self.group_key)
         return Findings(
             result.values,
@@ -64,10 +66,9 @@ class RetrievalEvaluator:
             sections=report.sections,
         )
 
-    def _labels(self, subject: Subject, counts: np.ndarray) -> np.ndarray:
+    def _labels(self, subject: Subject, hashes: np.ndarray, counts: np.ndarray) -> np.ndarray:
         """The group of each sample: uint64 [N]."""
-        features, topology = subject.features, subject.topology
         if self.group_key is None:
-            return group_by_captions(np.concatenate(gather(features.caption_hashes, topology)), counts)
-        values = features.columns.get(self.group_key, [])
-        return group_by_column(self.group_key, gather_list(values, topology))
+            return group_by_captions(hashes, counts)
+        values = subject.features.columns.get(self.group_key, [])
+        return group_by_column(self.group_key, gather_list(values, subject.topology))

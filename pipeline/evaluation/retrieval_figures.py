@@ -4,6 +4,7 @@ Intervals are percentiles of the bootstrap (Efron, "Bootstrap methods: another l
 queries, or whole groups of them, are drawn with replacement as many times as there are, again and again.
 """
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -79,20 +80,21 @@ def _first_above(ascending: np.ndarray, bounds: np.ndarray) -> np.ndarray:
     return np.array([np.searchsorted(row, bound, side="right") for row, bound in pairs])
 
 
-def chance(relevant: np.ndarray, targets: int) -> np.ndarray:
+def chance(right: np.ndarray, wrong: np.ndarray) -> np.ndarray:
     """FIGURES of guessing, on average: float64 [6].
 
-    relevant: int64 [Q], how many of the targets are right for each query; the best of them counts, and the
-    others do not stand in its way.
+    right, wrong: int64 [Q], how many different right answers and how many wrong ones each query has; the best
+    of the right ones counts, and the others do not stand in its way.
     """
-    beyond = np.zeros(targets + 1)  # chance that a rank is above 0, 1, 2, …
-    for right, queries in zip(*np.unique(relevant, return_counts=True), strict=True):
-        drawn = np.arange(targets - right)  # the first k drawn are all wrong ones, if a rank is above k
-        wrong = np.cumprod((targets - right - drawn) / (targets - drawn))
-        beyond[: len(drawn) + 1] += queries * np.append(1.0, wrong)
-    beyond /= len(relevant)
-    ranks = np.arange(1, targets + 1)
-    recalls = [1 - beyond[min(k, targets)] for k in CUTOFFS]
+    most = int(wrong.max()) + 1
+    beyond = np.zeros(most + 1)  # chance that a rank is above 0, 1, 2, …
+    for (hits, misses), queries in Counter(zip(right.tolist(), wrong.tolist(), strict=True)).items():
+        drawn = np.arange(misses)  # the first k drawn are all wrong ones, if a rank is above k
+        all_wrong = np.cumprod((misses - drawn) / (hits + misses - drawn))
+        beyond[: misses + 1] += queries * np.append(1.0, all_wrong)
+    beyond /= len(right)
+    ranks = np.arange(1, most + 1)
+    recalls = [1 - beyond[min(k, most)] for k in CUTOFFS]
     middle = [int(np.argmax(1 - beyond[1:] > 0.5 + shift)) + 1 for shift in (-1e-9, 1e-9)]
     reciprocal = float(((beyond[:-1] - beyond[1:]) / ranks).sum())
     return np.array([*recalls, beyond[:-1].sum(), sum(middle) / 2, reciprocal])

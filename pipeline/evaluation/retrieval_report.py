@@ -70,7 +70,7 @@ class RetrievalReport:
         guessed = np.minimum(1, places / self.result.pairs)
         curves.append(Series("chance", "chance", guessed.tolist()))
         edges = [edge * 10**power for power in range(12) for edge in _BIN_EDGES]
-        edges = [edge for edge in edges if edge < most] + [most + 1]
+        edges = [edge for edge in edges if edge < most] + [most]
         within = [
             Series(
                 _name(one),

@@ -75,16 +75,21 @@ class RetrievalResult:
     pairing: Pairing = field(repr=False)
 
     @staticmethod
-    def make(ranks: PairRanks, pairing: Pairing, ids: Sequence[str], seed: int | None) -> "RetrievalResult":
-        """seed: of the bootstrap; None: no intervals."""
+    def make(
+        ranks: PairRanks, pairing: Pairing, wordings: np.ndarray, ids: Sequence[str], seed: int | None
+    ) -> "RetrievalResult":
+        """wordings: int64 [groups], how many different captions each has; seed: of the bootstrap; None: no
+        intervals.
+        """
         samples = pairing.images
         in_order = sorted(range(samples), key=lambda place: ids[int(pairing.image_order[place])])
         alone = np.empty(samples, np.int64)  # by their ids: shards in another order change no interval
         alone[in_order] = np.arange(samples)
-        one = chance(np.ones(1, np.int64), samples)
+        one = chance(np.ones(1, np.int64), np.array([samples - 1]))
         images, texts = pairing.images_of_group, pairing.texts_of_group
-        any_text = chance(texts[pairing.image_group], pairing.texts)
-        any_image = chance(images[pairing.text_group], samples)
+        of_image, of_text = pairing.image_group, pairing.text_group
+        any_text = chance(wordings[of_image], pairing.texts - texts[of_image])
+        any_image = chance(images[of_text], samples - images[of_text])
         directions = [
             Direction.make("image_to_text", ranks.image_to_text, alone, one, seed),
             Direction.make("text_to_image", ranks.text_to_image, alone, one, seed),

@@ -25,6 +25,7 @@ def rank_features() -> Callable[..., tuple[PairRanks, Pairing]]:
         labels: np.ndarray | None = None,
         counts: np.ndarray | None = None,
         tile: int = 8,
+        device: str = "cpu",
     ) -> tuple[PairRanks, Pairing]:
         numbers = np.arange(len(image), dtype=np.uint64)
         pairing = Pairing.make(
@@ -32,9 +33,9 @@ def rank_features() -> Callable[..., tuple[PairRanks, Pairing]]:
             numbers,
             np.ones(len(image), np.int64) if counts is None else counts,
         )
-        topology, device = Topology(), torch.device("cpu")
-        images = TiledRows(FeatureRows.of(image), pairing.image_order, topology, device, tile=tile)
-        texts = TiledRows(FeatureRows.of(text), pairing.text_order, topology, device, tile=tile)
+        topology, place = Topology(), torch.device(device)
+        images = TiledRows(FeatureRows.of(image), pairing.image_order, topology, place, tile=tile)
+        texts = TiledRows(FeatureRows.of(text), pairing.text_order, topology, place, tile=tile)
         return count_ranks(images, texts, pairing, topology), pairing
 
     return rank
