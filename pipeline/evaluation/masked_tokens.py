@@ -10,13 +10,14 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 
-from pipeline.evaluation.evaluator import Findings
+from pipeline.evaluation.evaluator import Findings, Section
 from pipeline.evaluation.subject import Subject
 from pipeline.model_input import batch_parts
 from pipeline.text import TextStage
 from shards import UsageError
 
 MASK_RATIO = 0.15
+_LARGEST_LOG = 700.0  # of a float64
 
 
 @dataclass(frozen=True)
@@ -76,18 +77,18 @@ class MaskedTokensEvaluator:
 
 
 def _findings(loss: float, accuracy: float, positions: int, asked: MaskedTokensEvaluator) -> Findings:
-    perplexity = math.exp(loss) if loss < 700 else math.inf
-    table = "\n".join(
-        [
-            f"Masked tokens, {positions:,} positions",
-            f"{'accuracy':<20}{accuracy:>8.1%}",
-            f"{'loss':<20}{loss:>8.3f}",
-            f"{'perplexity':<20}{perplexity:>8,.1f}",
-        ]
-    )
+    perplexity = math.exp(loss) if loss < _LARGEST_LOG else math.inf
+    heading = f"Masked tokens, {positions:,} positions"
+    rows = [("accuracy", f"{accuracy:.1%}"), ("loss", f"{loss:.3f}"), ("perplexity", f"{perplexity:,.1f}")]
+
+    def sections() -> list[Section]:
+        cells = "".join(f"<tr><th>{name}</th><td>{value}</td></tr>" for name, value in rows)
+        return [Section(heading, f'<div class="scroll"><table><tbody>{cells}</tbody></table></div>')]
+
     return Findings(
         values={"mlm_accuracy": accuracy, "mlm_loss": loss},
         line=f"masked tokens: {accuracy:.1%} of {positions:,} right, loss {loss:.3f}",
-        table=table,
+        table="\n".join([heading, *(f"{name:<20}{value:>8}" for name, value in rows)]),
         details={"positions": positions, "mask_ratio": asked.mask_ratio, "mask_seed": asked.seed},
+        sections=sections,
     )
