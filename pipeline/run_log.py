@@ -2,30 +2,40 @@
 
 import json
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import numpy as np
+
+from pipeline.boards import open_boards
 from shards.storage import write_atomically
-
-if TYPE_CHECKING:
-    from torch.utils.tensorboard import SummaryWriter
 
 
 class RunLog:
     """The main process's log of a run in `folder`; after a resume at `step`, nothing later is left from
     before. A disk that takes no more costs entries, never the run: that is said once, until it does again.
+
+    report_to: the boards that show the figures, too. settings: of the run, shown beside its last figures.
     """
 
-    def __init__(self, folder: Path, step: int) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        step: int,
+        report_to: Sequence[str] = ("tensorboard",),
+        settings: Mapping[str, Any] | None = None,
+    ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self._path = folder / "metrics.jsonl"
+        self._report_to, self._settings = report_to, settings or {}
         entries = _entries(self._path, step)
         self._kept = {(entry["kind"], entry["step"]) for entry in entries}
+        self._last: dict[str, float] = {}
         write_atomically(self._path, "".join(f"{json.dumps(entry)}\n" for entry in entries).encode())
         self._file = open(self._path, "a", buffering=1, encoding="utf-8")  # noqa: SIM115 (lives as long as the run)
-        self._board = _open_board(folder, step + 1)
+        self._boards = open_boards(report_to, folder, step, self._settings)
         self._refused = False
 
     def kept(self, kind: str, step: int) -> bool:
@@ -44,21 +54,35 @@ class RunLog:
         with self._bearing_refusals(step):
             self._write(step, samples_seen, values, kind, notes or {})
 
+    def show(self, step: int, name: str, picture: np.ndarray, legend: str) -> None:
+        """Show a picture ([H, W, 3] uint8) and what is on it, on the boards."""
+        with self._bearing_refusals(step):
+            for board in self._boards:
+                board.add_picture(step, name, picture)
+                board.add(step, {}, {f"{name}_legend": legend})
+
     def _write(
         self, step: int, samples_seen: int, values: Mapping[str, float], kind: str, notes: dict[str, str]
     ) -> None:
         entry = {"kind": kind, "step": step, "samples_seen": samples_seen, **values, **notes}
         self._file.write(json.dumps(entry) + "\n")
-        for name, value in values.items():
-            self._board.add_scalar(f"{kind}/{name}", value, step)
-        for name, text in notes.items():
-            self._board.add_text(f"{kind}/{name}", text, step)
+        shown = {f"{kind}/{name}": value for name, value in values.items()}
+        if kind != "loader":
+            self._last |= shown
+        for board in self._boards:
+            board.add(
+                step,
+                {**shown, f"{kind}/samples_seen": samples_seen},
+                {f"{kind}/{name}": text for name, text in notes.items()},
+            )
 
     def close(self) -> None:
-        """Flush and close the files."""
-        for file in (self._file, self._board):
+        """Flush and close the files; the boards show the settings beside the last figures."""
+        with self._bearing_refusals():
+            self._file.close()
+        for board in self._boards:
             with self._bearing_refusals():
-                file.close()
+                board.finish(self._settings, self._last)
 
     @contextmanager
     def _bearing_refusals(self, step: int | None = None) -> Iterator[None]:
@@ -71,14 +95,7 @@ class RunLog:
             self._refused = True
             if step is not None:  # a writer that has failed once does not write again
                 with suppress(OSError):
-                    self._board = _open_board(self._path.parent, step + 1)
-
-
-def _open_board(folder: Path, step: int) -> "SummaryWriter":
-    """TensorBoard's writer of entries from a step on; what a killed process wrote of these counts no more."""
-    from torch.utils.tensorboard import SummaryWriter  # takes a second to import: only for who writes
-
-    return SummaryWriter(str(folder / "tensorboard"), purge_step=step)
+                    self._boards = open_boards(self._report_to, self._path.parent, step, self._settings)
 
 
 def _entries(path: Path, step: int) -> list[dict[str, Any]]:

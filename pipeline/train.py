@@ -13,10 +13,12 @@ started again with the same command and `--resume auto`, it ends with the same w
 import json
 import traceback
 from contextlib import nullcontext
+from dataclasses import asdict
 
 import torch
 import torch.distributed as dist
 
+from pipeline.boards import parse_boards
 from pipeline.checkpointing.saver import CheckpointSaver
 from pipeline.cli import main
 from pipeline.data import describe_training, open_training_data, reading_advice, training_loader
@@ -30,6 +32,7 @@ from pipeline.run_mirror import RunMirror
 from pipeline.text import TextStage
 from pipeline.topology import Topology
 from pipeline.training.config import TrainConfig
+from pipeline.training.profiling import StepProfiler
 from pipeline.training.progress import Progress
 from pipeline.training.resume import data_state
 from pipeline.training.saved_config import saved_flags
@@ -95,7 +98,7 @@ def train_until_asked_to_end(config: TrainConfig, topology: Topology, interrupti
         if mirror:
             mirror.fetch()
             say(f"logs are written to {folder}, and to {address} with each checkpoint")
-        log = RunLog(folder, trainer.step)
+        log = RunLog(folder, trainer.step, parse_boards(config.report_to), asdict(config))
         write_atomically(folder / "config.json", json.dumps(run, indent=1).encode())
     files: CheckpointSaver | None = None
     if topology.is_main:
@@ -121,10 +124,12 @@ def train_until_asked_to_end(config: TrainConfig, topology: Topology, interrupti
             return True
         try:
             with trainer.ready_for_evaluation(averaged=config.val_weights != "current") as model:
-                findings = validation.run(model, interruption.watch)
+                found = validation.run(model, interruption.watch)
         except Interrupted:
             return False
-        if log and findings:
+        if log and found:
+            findings, pictures = found
+            log.show(trainer.step, "valid/matches", pictures.picture, pictures.legend())
             log.write(trainer.step, trainer.samples_seen, findings.values, "valid")
             say(f"validation after step {trainer.step:,}: {findings.line}")
             if config.keep_best:
@@ -154,15 +159,17 @@ def train_until_asked_to_end(config: TrainConfig, topology: Topology, interrupti
         loader,
         files or nullcontext(),
         Progress(loader, log, topology, length, train_data) as progress,
+        StepProfiler(folder, config.profile and topology.is_main) as profiler,
     ):
         for batch in () if interrupted else loader:
             learning_rate = trainer.learning_rate
             losses = trainer.train_step(batch)
             trainer.non_finite.end_if_hopeless(folder)
+            profiler.step()
             progress.advance()
             last = trainer.samples_seen >= length.stop
             if last or length.passes(trainer.samples_seen, log_period):
-                progress.log(trainer, losses, learning_rate)
+                progress.log(trainer, batch, losses, learning_rate)
             if last or any(length.passes(trainer.samples_seen, period) for period in save_periods):
                 save()
                 progress.restart_clock(trainer.samples_seen)

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import tyro
 
+from pipeline.boards import parse_boards
 from pipeline.checks import check_at_least
 from shards import UsageError
 from shards.storage import is_remote
@@ -17,6 +18,10 @@ class ReportFlags:
 
     log_every: Annotated[int, tyro.conf.arg(aliases=["--log-every-n-steps"])] = 10
     """Optimiser steps between log entries, of the run's first batch size."""
+    report_to: str = "tensorboard"
+    """Where figures are shown beside metrics.jsonl: tensorboard, wandb, both with a comma between, or ''."""
+    profile: bool = False
+    """Write a trace of three of the first steps into the run's folder, for ui.perfetto.dev."""
     name: str | None = None
     """Name of the run; without it, model and data set."""
     logs: str = "runs"
@@ -27,6 +32,7 @@ class ReportFlags:
     def check_report(self) -> None:
         """Raise UsageError where the flags cannot be."""
         check_at_least(self, log_every=1)
+        parse_boards(self.report_to)
         if self.name is not None and (not self.name.strip(".") or Path(self.name).name != self.name):
             raise UsageError(f"--name {self.name}: a run's name is one folder's name; its place is --logs")
 

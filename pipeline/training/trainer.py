@@ -16,6 +16,7 @@ from pipeline.model_input import batch_parts, make_part
 from pipeline.topology import Topology
 from pipeline.training.averaging import WeightAverage
 from pipeline.training.compilation import compile_model, mark_changing_sizes, named_compiler_failures
+from pipeline.training.flops import count_flops, peak_tflops
 from pipeline.training.gradients import clip_gradients, gradient_norm
 from pipeline.training.nonfinite import NonFiniteSteps, skip_where
 from pipeline.training.optimizer import OptimizerOptions, make_optimizer
@@ -24,9 +25,11 @@ from pipeline.training.step_options import StepOptions
 from pmc_clip import PMCCLIP, Tokenizer
 from pmc_clip.accumulation import Losses, MatchLoss, Part, accumulate
 from pmc_clip.activation_checkpointing import checkpoint_activations
+from pmc_clip.model import ModelOutput
 from shards import UsageError
 from shards.hashing import Purpose, derive
 
+_COUNTED = 16  # samples that operations are counted on, about
 MAX_LOGIT_SCALE = float(np.log(100))  # as CLIP and the published code clamp it
 
 
@@ -95,6 +98,49 @@ class Trainer:
         if self.model.config.init_logit_bias is not None:
             values["logit_bias"] = float(self.model.logit_bias.detach())
         return values
+
+    @property
+    def loss_scale(self) -> float | None:
+        """What the loss is scaled by, in fp16."""
+        return float(self._scaler.get_scale()) if self._scaler.is_enabled() else None
+
+    @property
+    def peak_tflops(self) -> float | None:
+        """What the device can do at most in this trainer's precision; None where that is not known."""
+        if self._device.type != "cuda":
+            return None
+        name = torch.cuda.get_device_name(self._device)
+        return peak_tflops(name, half=self._options.precision != "fp32")
+
+    def flops_per_sample(self, batch: Batch) -> float:
+        """The floating-point operations that a sample takes, forward and back, counted on part of a batch.
+
+        What is computed a second time to save memory does not count. Nothing of the state changes.
+        """
+        count = max(self._options.parts, len(batch.images) // _COUNTED)
+        mask_padding = self.model.config.text_cfg.mask_padding
+        part = batch_parts(batch, self._device, mask_padding=mask_padding, count=count)[0]
+        kept = [buffer.clone() for buffer in self.model.buffers()]
+        outputs: list[ModelOutput] = []
+
+        def forward() -> None:
+            with self._autocast():
+                outputs.append(self.model(part.images, part.tokens, layout=part.layout))
+
+        def backward() -> None:
+            given = (outputs[0].image_features, outputs[0].text_features, outputs[0].mlm_loss)
+            sums = [value.float().sum() for value in given if value is not None and value.requires_grad]
+            torch.autograd.grad(sums, self._trained(), allow_unused=True)
+
+        ahead, back = count_flops(forward), count_flops(backward)
+        with torch.no_grad():
+            for buffer, value in zip(self.model.buffers(), kept, strict=True):
+                buffer.copy_(value)
+        again = ahead if self._options.grad_checkpointing else 0
+        return (ahead + back - again) / len(part.images)
+
+    def _trained(self) -> list[nn.Parameter]:
+        return [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
 
     def state(self) -> dict[str, Any]:
         """What the run's checkpoint must keep of this trainer, under the names of Checkpoint's fields."""

@@ -14,6 +14,7 @@ from pipeline.evaluation.retrieval_result import VALUES
 from pipeline.evaluation.subject import Subject, Watch
 from pipeline.topology import Topology
 from pipeline.training.length import RunLength
+from pipeline.training.validation_pictures import FoundPictures, find_pictures
 from pmc_clip import PMCCLIP, Tokenizer
 from shards import Dataset, UsageError
 
@@ -62,7 +63,7 @@ class Validation:
     topology: Topology
     device: torch.device
 
-    def run(self, model: PMCCLIP, watch: Watch = iter) -> Findings | None:
+    def run(self, model: PMCCLIP, watch: Watch = iter) -> tuple[Findings, FoundPictures] | None:
         """What a model is found to do, on the main process; every rank must call it.
 
         watch: passes batches on, and may end with an exception on all ranks.
@@ -77,4 +78,5 @@ class Validation:
             decode=self.decode,
             watch=watch,
         )
-        return RetrievalEvaluator().run(subject)
+        findings, pictures = RetrievalEvaluator().run(subject), find_pictures(subject)
+        return (findings, pictures) if findings and pictures else None

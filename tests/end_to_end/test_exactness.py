@@ -206,7 +206,7 @@ def assert_equal_runs(killed: Run, whole: Run) -> None:
     ours, theirs = killed.weights(), whole.weights()
     assert ours.keys() == theirs.keys()
     assert [name for name in ours if not torch.equal(ours[name], theirs[name])] == []
-    noisy = {"samples_per_second", "loader_wait"}
+    noisy = {"samples_per_second", "step_seconds", "tflops_per_second", "loader_wait"}
     kept = [
         [
             {k: v for k, v in entry.items() if k not in noisy}

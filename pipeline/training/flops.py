@@ -1,0 +1,52 @@
+"""Floating-point operations of a model, and what share of a GPU's peak they make.
+
+A sample's operations are counted once, by torch's counter over a pass forward and back. The peaks are the
+makers' data sheets' for dense products in bf16 or fp16; float32 in TF32 has half of it.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+# By a part of the device's name, the longer ones first; TFLOP/s.
+_PEAKS = {
+    "H100 PCIe": 756.0,
+    "H100 NVL": 835.0,
+    "GH200": 989.0,
+    "H100": 989.0,
+    "H200": 989.0,
+    "B200": 2250.0,
+    "A100": 312.0,
+    "A800": 312.0,
+    "H800": 989.0,
+    "L40S": 362.0,
+    "L40": 181.0,
+    "L4": 121.0,
+    "A40": 150.0,
+    "A30": 165.0,
+    "A10": 125.0,
+    "V100": 125.0,
+    "T4": 65.0,
+    "RTX 4090": 165.0,
+    "RTX 3090": 71.0,
+}
+
+
+def count_flops(work: Callable[[], Any]) -> int:
+    """The operations of a piece of work that runs eagerly."""
+    with torch.compiler.set_stance("force_eager"), FlopCounterMode(display=False) as counter:
+        work()
+    return counter.get_total_flops()
+
+
+def peak_tflops(device_name: str, *, half: bool) -> float | None:
+    """What a GPU can do at most, in TFLOP/s; None for one that is not known.
+
+    half: in bf16 or fp16; else in TF32.
+    """
+    for part, peak in _PEAKS.items():
+        if part in device_name:
+            return peak if half else peak / 2
+    return None
