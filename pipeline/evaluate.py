@@ -50,6 +50,8 @@ class EvaluateConfig(TaskFlags, SubsetFlags):
     """Name of a model config, or the path of one (JSON), for weights that come without; without it,
     RN50_fusion4 for these.
     """
+    average: bool = False
+    """Take the average of the weights that `pipeline.train --ema` keeps beside them."""
     batch_size: int = 64
     """Samples in a batch of each process."""
     decode: Literal["exact", "published"] = "exact"
@@ -86,7 +88,7 @@ def evaluate(config: EvaluateConfig) -> None:
     config.check_tasks(config.task)
     check_tables(config, [data for data in (config.data, config.fit_data, config.val_data) if data])
     topology = Topology.from_environment()
-    opened = open_model(config.checkpoint, config.model)
+    opened = open_model(config.checkpoint, config.model, average=config.average)
     whole = open_data(config.data, topology, config)
     evaluators = [make_evaluator(task, config, topology) for task in dict.fromkeys(config.task)]
     device = start_processes(topology)

@@ -41,6 +41,8 @@ class ExportConfig:
     """Name of a model config, or the path of one (JSON), for weights that come without; without it,
     RN50_fusion4 for these.
     """
+    average: bool = False
+    """Take the average of the weights that `pipeline.train --ema` keeps beside them."""
     overwrite: bool = False
     """Replace the export that the output folder holds."""
 
@@ -48,7 +50,7 @@ class ExportConfig:
 def export(config: ExportConfig) -> None:
     """Read the weights, write the folder, and say how to load it."""
     out = local_path("--out", config.out)
-    opened = open_model(config.checkpoint, config.model)
+    opened = open_model(config.checkpoint, config.model, average=config.average)
     model, tokenizer = opened.model, opened.tokenizer
     match config.layout:
         case "folder":

@@ -1,7 +1,7 @@
 """A model to be used: of a run's checkpoint, or of any weights that pmc_clip reads."""
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -40,11 +40,12 @@ class OpenedModel:
         return self.model.to(device).to(memory_format=torch.channels_last).eval()
 
 
-def open_model(checkpoint: str, model: str | None = None) -> OpenedModel:
+def open_model(checkpoint: str, model: str | None = None, *, average: bool = False) -> OpenedModel:
     """Read a run's checkpoint (a file, the `latest` beside it, or their folder), or whatever else
     `read_pretrained` reads: a tag, a path, an address.
 
     model: name or path of the model config; None: the weights' own, or the published one.
+    average: take the average of the weights that a run with --ema keeps; UsageError where there is none.
     """
     name = follow_latest(checkpoint)
     path = Path(name)
@@ -53,9 +54,14 @@ def open_model(checkpoint: str, model: str | None = None) -> OpenedModel:
     if is_file and (run := Checkpoint.read(name)):
         if model is not None:
             raise UsageError(f"--model {model}: {name} is of a run and says its model: leave the flag out")
+        if average:
+            run = _with_average(run, name)
         progress = {"step": run.step, "samples_seen": run.samples_seen}
         folder = Path() if remote else path.parent.parent
-        return OpenedModel(*model_of_run(run, name), name, path.stem, folder, progress)
+        short = f"{path.stem}-average" if average else path.stem
+        return OpenedModel(*model_of_run(run, name), name, short, folder, progress)
+    if average:
+        raise UsageError(f"--average: {name} is no checkpoint of a run, and holds no average of its weights")
 
     pretrained = read_pretrained(name)
     config = load_model_config(model) if model else pretrained.config or load_model_config(PUBLISHED_MODEL)
@@ -65,6 +71,14 @@ def open_model(checkpoint: str, model: str | None = None) -> OpenedModel:
     return OpenedModel(
         built, get_tokenizer(config), pretrained.source, re.sub(r"\W+", "-", path.stem), Path()
     )
+
+
+def _with_average(run: Checkpoint, address: str) -> Checkpoint:
+    if not run.average:
+        raise UsageError(
+            f"--average: {address} is of a run without --ema and holds no average of its weights"
+        )
+    return replace(run, state_dict=run.average)
 
 
 def model_of_run(checkpoint: Checkpoint, address: str) -> tuple[PMCCLIP, Tokenizer]:

@@ -29,7 +29,6 @@ from pmc_clip.model import ModelOutput
 from shards import UsageError
 from shards.hashing import Purpose, derive
 
-_COUNTED = 16  # samples that operations are counted on, about
 MAX_LOGIT_SCALE = float(np.log(100))  # as CLIP and the published code clamp it
 
 
@@ -113,14 +112,20 @@ class Trainer:
         return peak_tflops(name, half=self._options.precision != "fp32")
 
     def flops_per_sample(self, batch: Batch) -> float:
-        """The floating-point operations that a sample takes, forward and back, counted on part of a batch.
+        """The floating-point operations that a sample takes, forward and back, counted on a batch.
 
         What is computed a second time to save memory does not count. Nothing of the state changes.
         """
-        count = max(self._options.parts, len(batch.images) // _COUNTED)
         mask_padding = self.model.config.text_cfg.mask_padding
-        part = batch_parts(batch, self._device, mask_padding=mask_padding, count=count)[0]
+        parts = batch_parts(batch, self._device, mask_padding=mask_padding, count=self._options.parts)
         kept = [buffer.clone() for buffer in self.model.buffers()]
+        flops = sum(self._flops_of(part) for part in parts)
+        with torch.no_grad():
+            for buffer, value in zip(self.model.buffers(), kept, strict=True):
+                buffer.copy_(value)
+        return flops / len(batch.images)
+
+    def _flops_of(self, part: Part) -> int:
         outputs: list[ModelOutput] = []
 
         def forward() -> None:
@@ -130,17 +135,11 @@ class Trainer:
         def backward() -> None:
             given = (outputs[0].image_features, outputs[0].text_features, outputs[0].mlm_loss)
             sums = [value.float().sum() for value in given if value is not None and value.requires_grad]
-            torch.autograd.grad(sums, self._trained(), allow_unused=True)
+            trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+            torch.autograd.grad(sums, trained, allow_unused=True)
 
         ahead, back = count_flops(forward), count_flops(backward)
-        with torch.no_grad():
-            for buffer, value in zip(self.model.buffers(), kept, strict=True):
-                buffer.copy_(value)
-        again = ahead if self._options.grad_checkpointing else 0
-        return (ahead + back - again) / len(part.images)
-
-    def _trained(self) -> list[nn.Parameter]:
-        return [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+        return back if self._options.grad_checkpointing else ahead + back
 
     def state(self) -> dict[str, Any]:
         """What the run's checkpoint must keep of this trainer, under the names of Checkpoint's fields."""
