@@ -19,7 +19,7 @@ DEVICES = ["cpu", pytest.param("cuda", marks=GPU)]
 @pytest.fixture(autouse=True)
 def float32_in_full() -> Iterator[None]:
     """Convolutions of a GPU would round float32 to ten bits, unless told not to."""
-    with torch.backends.cudnn.flags(allow_tf32=False):
+    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
         yield
 
 
