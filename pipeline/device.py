@@ -56,10 +56,11 @@ def join_group(topology: Topology, backend: str, timeout: float = DEFAULT_TIMEOU
         ) from error
 
 
-def wait_for_all(topology: Topology) -> None:
-    """Return when every process has come here."""
+def end_processes(topology: Topology) -> None:
+    """Leave the group when all have come here: the end of one would look to the others like a loss."""
     if topology.world_size > 1:
         dist.barrier()
+        dist.destroy_process_group()
 
 
 def allow_tf32() -> None:

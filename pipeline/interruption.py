@@ -65,6 +65,7 @@ class Interruption:
         return self
 
     def __exit__(self, *exception: object) -> None:
+        self._under_way = self._group = None
         signal.set_wakeup_fd(-1)
         self._wakeup.close()
         for number, handler in self._before.items():
@@ -76,6 +77,11 @@ class Interruption:
         if self._topology.world_size > 1:
             self._group = dist.new_group(backend="gloo")
         self._starting = False
+
+    def end_steps(self) -> None:
+        """Let go of the processes' group, which must be gone before the interpreter ends."""
+        self._read_answer()
+        self._group = None
 
     def agreed(self) -> bool:
         """Whether all processes end here. Every process must call it as often as the others, and gets the

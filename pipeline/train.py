@@ -16,13 +16,12 @@ from contextlib import nullcontext
 from dataclasses import asdict
 
 import torch
-import torch.distributed as dist
 
 from pipeline.boards import parse_boards
 from pipeline.checkpointing.saver import CheckpointSaver
 from pipeline.cli import main
 from pipeline.data import describe_training, open_training_data, reading_advice, training_loader
-from pipeline.device import allow_tf32, start_processes, wait_for_all
+from pipeline.device import allow_tf32, end_processes, start_processes
 from pipeline.first_rank import decided_by_first
 from pipeline.interruption import Interrupted, Interruption
 from pipeline.lost_process import naming_lost_processes
@@ -186,12 +185,11 @@ def train_until_asked_to_end(config: TrainConfig, topology: Topology, interrupti
         files.finish()
     if mirror:
         mirror.send()
+    interruption.end_steps()
+    end_processes(topology)
     if interrupted:
-        wait_for_all(topology)  # or the end of one would look to the others as if it were lost
         interruption.end(f"saved after step {trainer.step:,}")
     say(f"done: {trainer.step:,} steps, {trainer.samples_seen:,} samples seen", main=topology.is_main)
-    if topology.world_size > 1:
-        dist.destroy_process_group()
 
 
 def build_trainer(

@@ -62,6 +62,11 @@ class CheckpointSaver:
         self.saved_step = checkpoint.step
         self._begin(lambda: self._write(copy))
 
+    @property
+    def is_writing(self) -> bool:
+        """Whether a checkpoint is on its way."""
+        return self._work is not None and self._work.is_alive()
+
     def beats_best(self, metric: str, value: float, *, higher_is_better: bool) -> bool:
         """Whether a validation's value is better than that of the best checkpoint so far."""
         best = self._ledger.best

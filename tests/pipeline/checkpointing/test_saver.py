@@ -47,6 +47,17 @@ def test_what_is_saved_is_the_state_of_its_moment(folder, make_checkpoint):
     assert follow_latest(folder.locate("latest")) == folder.locate("step-00000002.pt")
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_what_is_saved_of_a_gpu_is_the_state_of_its_moment(folder, make_checkpoint):
+    checkpoint = make_checkpoint(1)
+    checkpoint.state_dict["weight"] = torch.full((50_000_000,), 1.0, device="cuda")
+    with CheckpointSaver(folder, Retention()) as saver:
+        saver.save(checkpoint)
+        checkpoint.state_dict["weight"].fill_(-1)
+    assert Checkpoint.load(folder.locate("latest")).state_dict["weight"].unique().tolist() == [1]
+
+
 def test_saving_returns_before_the_file_is_written(folder, make_checkpoint, monkeypatch):
     go_on = threading.Event()
     finish = LocalFile.finish

@@ -1,0 +1,199 @@
+"""Two processes of a run, of which one is lost or asked to end, under torchrun and without it: the weights at
+the end are those of the undisturbed run, bit for bit.
+"""
+
+import json
+import os
+import random
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
+
+STEPS, PATIENCE = 60, 240
+
+
+class Job:
+    """A run of two processes under torchrun, in a folder; its messages are in a file beside it."""
+
+    def __init__(self, launch, shards: Path, folder: Path) -> None:
+        self.launcher, self.environment = launch
+        self.folder, self.log = folder, folder.with_suffix(".log")
+        self.flags = ["--train-data", shards / "train", "--val-data", shards / "valid", "--model", "tiny"]
+        self.flags += ["--mlm", "--global-batch-size", 24, "--steps", STEPS, "--epochs", 8, "--lr", 1e-3]
+        self.flags += ["--save-every", 2, "--log-every", 1, "--seed", 1, "--val-frequency", 2]
+        self.flags += ["--logs", folder.parent, "--name", folder.name, "--resume", "auto"]
+
+    def start(self, restarts: int = 0) -> subprocess.Popen:
+        command = self.launcher(2, "train")
+        command[command.index("--nproc_per_node") : command.index("--nproc_per_node")] = [
+            "--max-restarts",
+            str(restarts),
+            "--monitor-interval",
+            "0.1",
+        ]
+        return self._popen([*command, *self.flags])
+
+    def start_rank(self, rank: int, port: int, *flags: object) -> subprocess.Popen:
+        """One of the two, without torchrun."""
+        place = {"RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+        return self._popen([*self.launcher(1, "train"), *self.flags, *flags], **place)
+
+    def _popen(self, command: list[object], **place: str) -> subprocess.Popen:
+        with open(self.log, "a") as log:
+            return subprocess.Popen(
+                [str(word) for word in command], env=self.environment(**place), stdout=log, stderr=log
+            )
+
+    def said(self) -> str:
+        return self.log.read_text()
+
+    def step(self) -> int:
+        """The last step that is logged."""
+        path = self.folder / "metrics.jsonl"
+        lines = path.read_text().split("\n")[:-1] if path.exists() else []
+        return max((json.loads(line)["step"] for line in lines), default=0)
+
+    def wait_for_step(self, step: int, *processes: subprocess.Popen) -> None:
+        self.wait_until(lambda: self.step() >= step, *processes)
+
+    def wait_until(self, condition: Callable[[], bool], *processes: subprocess.Popen) -> None:
+        deadline = time.monotonic() + PATIENCE
+        while not condition():
+            assert time.monotonic() < deadline, self.said()
+            assert all(process.poll() is None for process in processes), self.said()
+            time.sleep(0.001)
+
+    def half_written(self) -> list[str]:
+        """Checkpoint files that are being written, or that a killed process left so."""
+        folder = self.folder / "checkpoints"
+        names = os.listdir(folder) if folder.exists() else []
+        return [name for name in names if name.startswith(".step-")]
+
+    def result(self) -> tuple[dict[str, torch.Tensor], list[dict[str, object]]]:
+        """The weights at the end, and what was logged of training and validation but for rates."""
+        path = self.folder / "checkpoints" / f"step-{STEPS:08d}.pt"
+        lines = map(json.loads, (self.folder / "metrics.jsonl").read_text().splitlines())
+        noisy = {"samples_per_second", "loader_wait"}
+        logged = [
+            {name: value for name, value in entry.items() if name not in noisy}
+            for entry in lines
+            if entry["kind"] in ("train", "valid")
+        ]
+        return torch.load(path, weights_only=True)["state_dict"], logged
+
+
+def workers(torchrun: subprocess.Popen) -> dict[int, int]:
+    """Rank -> process id of the processes that a torchrun has started."""
+    found = {}
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            fields = (entry / "stat").read_text().rsplit(")", 1)[1].split()
+            if int(fields[1]) == torchrun.pid and fields[0] != "Z":
+                variables = dict(
+                    word.split("=", 1) for word in (entry / "environ").read_text().split("\0") if "=" in word
+                )
+                found[int(variables["RANK"])] = int(entry.name)
+        except (OSError, KeyError, IndexError):
+            continue
+    return found
+
+
+@pytest.fixture
+def make_job(launch, sample_shards, tmp_path):
+    return lambda name: Job(launch, sample_shards, tmp_path / name)
+
+
+@pytest.fixture(scope="module")
+def whole(launch, sample_shards, tmp_path_factory):
+    """Weights and log of the undisturbed run."""
+    job = Job(launch, sample_shards, tmp_path_factory.mktemp("whole") / "whole")
+    assert job.start().wait(PATIENCE) == 0, job.said()
+    return job.result()
+
+
+def assert_as_undisturbed(job: Job, whole) -> None:
+    weights, logged = job.result()
+    assert weights.keys() == whole[0].keys()
+    assert [name for name in weights if not torch.equal(weights[name], whole[0][name])] == []
+    assert logged == whole[1]
+
+
+def test_one_of_two_killed_ten_times_under_torchrun(make_job, whole):
+    """At random moments; four of them while a checkpoint is written."""
+    chance = random.Random(0)
+    job = make_job("killed")
+    torchrun = job.start(restarts=10)
+    torn = 0
+    for kill in range(10):
+        job.wait_for_step(job.step() + 1, torchrun)
+        if kill % 5 in (1, 3):
+            job.wait_until(lambda: bool(job.half_written()), torchrun)
+            victim = 0
+        else:
+            time.sleep(chance.uniform(0, 0.6))
+            victim = chance.randrange(2)
+        os.kill(workers(torchrun)[victim], signal.SIGKILL)
+        torn += bool(job.half_written())
+    assert torchrun.wait(PATIENCE) == 0, job.said()
+    assert torn > 0
+    assert job.half_written() == []
+    assert_as_undisturbed(job, whole)
+
+
+def test_torchrun_asked_to_end_passes_it_on_and_the_run_goes_on_later(make_job, whole):
+    job = make_job("asked")
+    for number in (signal.SIGTERM, signal.SIGINT):
+        torchrun = job.start(restarts=3)
+        job.wait_for_step(job.step() + 3, torchrun)
+        torchrun.send_signal(number)
+        assert torchrun.wait(PATIENCE) != 0
+        assert (job.folder / "interrupted").exists(), job.said()
+        assert f"interrupted: saved after step {job.step()}" in job.said()
+    assert job.start().wait(PATIENCE) == 0, job.said()
+    assert_as_undisturbed(job, whole)
+
+
+def test_a_signal_to_one_of_two_ends_both_and_torchrun_does_not_start_them_anew(make_job):
+    job = make_job("one")
+    torchrun = job.start(restarts=1)
+    job.wait_for_step(3, torchrun)
+    os.kill(workers(torchrun)[1], signal.SIGUSR1)
+    assert torchrun.wait(PATIENCE) != 0
+    assert (job.folder / "interrupted").exists(), job.said()
+    saved = job.step()
+    assert f"interrupted: saved after step {saved}" in job.said()
+    assert "interrupted: the same torchrun has started the processes once more" in job.said()
+    assert saved < STEPS
+
+
+@pytest.mark.parametrize(
+    ("number", "message"),
+    [
+        (signal.SIGKILL, "another process is gone"),
+        (signal.SIGSTOP, "no answer from another process within --timeout"),
+    ],
+)
+@pytest.mark.parametrize("victim", [0, 1])
+def test_without_torchrun_a_lost_process_ends_the_other(make_job, number, message, victim):
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    job = make_job("lost")
+    ranks = [job.start_rank(rank, port, "--timeout", 15) for rank in range(2)]
+    try:
+        job.wait_for_step(3, *ranks)
+        ranks[victim].send_signal(number)
+        assert ranks[1 - victim].wait(90) == 1, job.said()
+        assert f"rank {1 - victim}: error: {message}" in job.said()
+    finally:
+        for process in ranks:
+            process.kill()
+            process.wait()
