@@ -79,7 +79,7 @@ def start_fresh(name: str, pairs: int, peers: Path) -> dict[str, float]:
 
 
 def measure(name: str, pairs: int) -> dict[str, float]:
-    """Seconds, gigabytes by which the peak of memory rose, and R@10 image→text, to see that all count alike."""
+    """Seconds, gigabytes by which the peak of memory rose, and R@10 image→text: all must count alike."""
     image, text = drawn(pairs)
     work = CONTENDERS[name]()
     work(image[:100], text[:100])  # imports and first calls

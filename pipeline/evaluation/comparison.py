@@ -61,12 +61,13 @@ class Evaluation:
     def queries(self, direction: str) -> RankedQueries:
         """The ranks of a direction, in the order of the samples' ids, with what is resampled together."""
         group, counts = self.of_samples("group"), self.of_samples("captions")
-        if direction == "group_text_to_image":
+        if direction == "group_text_to_image" and counts.max() > 1:
             own = self.arrays["captions"]
             first = (np.cumsum(own) - own)[self.order]
             places = np.repeat(first - (np.cumsum(counts) - counts), counts) + np.arange(counts.sum())
             return RankedQueries(self.arrays[direction][places], np.repeat(group, counts))
-        unit = group if direction.startswith("group_") else np.arange(len(group))
+        grouped = direction.startswith("group_") and (counts.max() > 1 or len(np.unique(group)) < len(group))
+        unit = group if grouped else np.arange(len(group))
         return RankedQueries(self.of_samples(direction), unit)
 
 

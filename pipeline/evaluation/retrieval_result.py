@@ -1,7 +1,7 @@
 """What retrieval gives: all figures in both directions, strictly and by groups, with bounds and intervals."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -87,20 +87,22 @@ class RetrievalResult:
         alone[in_order] = np.arange(samples)
         one = chance(np.ones(1, np.int64), np.array([samples - 1]))
         images, texts = pairing.images_of_group, pairing.texts_of_group
-        of_image, of_text = pairing.image_group, pairing.text_group
-        any_text = chance(wordings[of_image], pairing.texts - texts[of_image])
-        any_image = chance(images[of_text], samples - images[of_text])
-        directions = [
+        strict = [
             Direction.make("image_to_text", ranks.image_to_text, alone, one, seed),
             Direction.make("text_to_image", ranks.text_to_image, alone, one, seed),
-            Direction.make(
-                "group_image_to_text", ranks.group_image_to_text, pairing.image_group, any_text, seed
-            ),
-            Direction.make(
-                "group_text_to_image", ranks.group_text_to_image, pairing.text_group, any_image, seed
-            ),
         ]
-        return RetrievalResult(samples, pairing.texts, len(images), directions, ids, pairing)
+        if not pairing.has_groups:
+            grouped = [replace(direction, name=f"group_{direction.name}") for direction in strict]
+            return RetrievalResult(samples, samples, samples, [*strict, *grouped], ids, pairing)
+        of_image, of_text = pairing.image_group, pairing.text_group
+        texts_by_chance = chance(wordings[of_image], pairing.texts - texts[of_image])
+        images_by_chance = chance(images[of_text], samples - images[of_text])
+        by_image, by_text = ranks.group_image_to_text, ranks.group_text_to_image
+        grouped = [
+            Direction.make("group_image_to_text", by_image, of_image, texts_by_chance, seed),
+            Direction.make("group_text_to_image", by_text, of_text, images_by_chance, seed),
+        ]
+        return RetrievalResult(samples, pairing.texts, len(images), [*strict, *grouped], ids, pairing)
 
     @property
     def values(self) -> dict[str, float]:
