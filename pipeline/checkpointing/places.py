@@ -67,6 +67,13 @@ def follow_latest(name: str) -> str:
     return name
 
 
+def is_same_file(one: str, other: str) -> bool:
+    """Whether two addresses mean one file."""
+    if is_remote(one) or is_remote(other):
+        return one == other
+    return Path(one.removeprefix("file://")).resolve() == Path(other.removeprefix("file://")).resolve()
+
+
 @contextmanager
 def local_file(address: str) -> Iterator[Path]:
     """The file of an address on this machine: itself, or a copy for as long as the block lasts.

@@ -4,7 +4,7 @@ from typing import Any
 
 from pipeline.checkpoint import Checkpoint, DataState
 from pipeline.checkpointing.newest import Found, newest_whole
-from pipeline.checkpointing.places import follow_latest, names_newest_first
+from pipeline.checkpointing.places import follow_latest, is_same_file, names_newest_first
 from pipeline.first_rank import decided_by_first
 from pipeline.run_log import say
 from pipeline.topology import Topology
@@ -39,7 +39,7 @@ def _find_checkpoint(resume: str | None, folder: Folder) -> Found:
     if not resume:
         return Found(None)
     address = follow_latest(resume)
-    if newest and address != folder.locate(newest):
+    if newest and not is_same_file(address, folder.locate(newest)):
         raise UsageError(
             f"--resume {resume}: {folder.address} holds {newest}, with which the next --resume auto would go "
             "on: move what is newer away, or give the run from here on another --name"
