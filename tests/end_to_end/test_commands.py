@@ -48,10 +48,11 @@ def trained(sample_shards, tmp_path_factory):
 def test_a_run_leaves_what_is_promised(trained):
     names = {path.name for path in trained.iterdir()}
     assert names == {"config.json", "metrics.jsonl", "tensorboard", "checkpoints"}
-    assert {path.name for path in (trained / "checkpoints").iterdir()} == {"step-00000008.pt", "latest"}
+    saved = {path.name for path in (trained / "checkpoints").iterdir()}
+    assert saved == {"step-00000008.pt", "latest", "saved.json"}
     assert (trained / "checkpoints" / "latest").read_text() == "step-00000008.pt\n"
     config = json.loads((trained / "config.json").read_text())
-    assert (config["lr"], config["global_batch_size"], config["model"]) == (1e-3, 32, "tiny")
+    assert (config["lr"], config["run"]["global_batch"], config["model"]) == (1e-3, 32, "tiny")
     checkpoint = torch.load(trained / "checkpoints" / "step-00000008.pt", weights_only=True)
     assert not [name for name in checkpoint["state_dict"] if name.startswith("module.")]
     assert checkpoint["samples_seen"] == 256
