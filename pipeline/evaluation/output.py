@@ -83,7 +83,7 @@ def _facts(provenance: Mapping[str, Any]) -> dict[str, str]:
         facts["after"] = f"{provenance['step']:,} steps, {provenance['samples_seen']:,} samples"
     return facts | {
         "data fingerprint": provenance["fingerprint"][:16],
-        "weights sha256": provenance["checkpoint_sha256"][:16],
+        "model fingerprint": provenance["model_fingerprint"],
         "preprocessing": f"{preprocessing['image_size']} pixels, {preprocessing['decode']} decoding",
         "software": f"{versions['pmc-clip-stream']}, torch {versions['torch']}",
     }

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.evaluation.subject import Subject
+from pipeline.model_fingerprint import model_fingerprint
 from pipeline.open_model import OpenedModel
 
 _PACKAGES = ("pmc-clip-stream", "torch", "torchvision", "transformers", "tokenizers", "pillow", "numpy")
@@ -18,7 +19,8 @@ def describe_evaluation(data: str, opened: OpenedModel, subject: Subject) -> dic
         "data": data,
         "fingerprint": subject.dataset.manifest.fingerprint,
         "checkpoint": opened.source,
-        "checkpoint_sha256": weights_sha256(opened),
+        "checkpoint_sha256": _sha256(opened.source),
+        "model_fingerprint": model_fingerprint(subject.model, subject.tokenizer),
         **opened.progress,
         "pairs": len(subject.dataset),
         "preprocessing": {
@@ -35,17 +37,13 @@ def describe_evaluation(data: str, opened: OpenedModel, subject: Subject) -> dic
     }
 
 
-def weights_sha256(opened: OpenedModel) -> str:
-    """The sha256 of the checkpoint's file; of weights that are not one file here, of the weights by name."""
-    path = Path(opened.source)
-    digest = hashlib.sha256()
-    if path.is_file():
-        with open(path, "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    for name, tensor in sorted(opened.model.state_dict().items()):
-        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).numpy())
-    return digest.hexdigest()
+def _sha256(source: str) -> str | None:
+    """The sha256 of a checkpoint's file; None for a folder, a tag or an address."""
+    path = Path(source)
+    if not path.is_file():
+        return None
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _version(package: str) -> str | None:
