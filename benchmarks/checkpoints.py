@@ -11,6 +11,7 @@ import argparse
 import os
 import statistics
 import tempfile
+import threading
 import time
 from pathlib import Path
 
@@ -18,7 +19,7 @@ import torch
 
 from pipeline.checkpoint import Checkpoint, DataState
 from pipeline.checkpointing.retention import Retention
-from pipeline.checkpointing.saver import CheckpointSaver
+from pipeline.checkpointing.saver import WRITER, CheckpointSaver
 from pmc_clip import create_model, load_model_config
 from shards import Folder
 
@@ -70,7 +71,7 @@ def measure(name: str, rounds: int, place: Path) -> None:
             saver.save(state)
             stall = time.perf_counter() - begin
             busy = []
-            while saver.is_writing:
+            while any(thread.name == WRITER for thread in threading.enumerate()):
                 busy.append(step(size, size))
             if number == 0:
                 first = stall

@@ -1,6 +1,7 @@
 """What a process says when it finds that another one of its job is gone, and that it ends then."""
 
 import os
+import re
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +13,7 @@ from shards import DataError
 
 _EXIT_SECONDS = 30.0  # given to an exit that may wait for what a lost process will never answer
 _GLOO = ("gloo/", "gloo::")
+_SOURCE = re.compile(r"\[[^\]]*\.(?:cc|cpp|h):\d+\] ")  # where in its source gloo says so
 
 
 @contextmanager
@@ -27,7 +29,7 @@ def naming_lost_processes(topology: Topology) -> Iterator[None]:
         timer = threading.Timer(_EXIT_SECONDS, os._exit, (1,))
         timer.daemon = True
         timer.start()
-        said = str(error).strip().splitlines()[0]
+        said = _SOURCE.sub("", str(error).strip()).splitlines()[0].partition(". ")[0]
         late = "timed out" in said.lower() or "timeout" in said.lower()
         what = "no answer from another process within --timeout" if late else "another process is gone"
         raise DataError(

@@ -77,6 +77,7 @@ def train_until_asked_to_end(config: TrainConfig, topology: Topology, interrupti
     image_size = model_config.vision_cfg.image_size
     folder = interruption.folder = config.run_folder(config.model, train_data.name)
     if decided_by_first(topology, interruption.asked_before):
+        end_processes(topology)
         interruption.end("the same torchrun has started the processes once more")
 
     address = config.run_address(folder)

@@ -14,6 +14,8 @@ from pipeline.checkpointing.snapshot import Snapshot
 from pipeline.run_log import say
 from shards import DataError, Folder
 
+WRITER = "checkpoint-writer"  # the name of the thread
+
 
 class CheckpointSaver:
     """Writes checkpoints into a folder, one at a time, and deletes those that need not stay.
@@ -44,8 +46,6 @@ class CheckpointSaver:
         self._samples_before = samples_seen
         self.saved_step = step
         """The step of the newest state that was given to be written, or that the run began with."""
-        self.stall_seconds = 0.0
-        """How long the training thread was held up so far."""
         remove_left_behind(folder)
 
     def __enter__(self) -> "CheckpointSaver":
@@ -56,16 +56,10 @@ class CheckpointSaver:
 
     def save(self, checkpoint: Checkpoint) -> None:
         """Copy a state and return; it is on its way then. Waits for the one before it, if that still is."""
-        with self._stall():
-            self._wait()
-            copy = Checkpoint(**self._snapshot.take(vars(checkpoint)))
+        self._wait()
+        copy = Checkpoint(**self._snapshot.take(vars(checkpoint)))
         self.saved_step = checkpoint.step
         self._begin(lambda: self._write(copy))
-
-    @property
-    def is_writing(self) -> bool:
-        """Whether a checkpoint is on its way."""
-        return self._work is not None and self._work.is_alive()
 
     def beats_best(self, metric: str, value: float, *, higher_is_better: bool) -> bool:
         """Whether a validation's value is better than that of the best checkpoint so far."""
@@ -76,8 +70,7 @@ class CheckpointSaver:
 
     def keep_best(self, metric: str, value: float) -> None:
         """Let `best.pt` be the checkpoint that was saved last."""
-        with self._stall():
-            self._wait()
+        self._wait()
         if self._lost is None:
             best = Best(metric, value, self.saved_step)
             self._begin(lambda: self._keep_best(best))
@@ -91,14 +84,8 @@ class CheckpointSaver:
                 "--resume auto"
             ) from self._lost
 
-    @contextmanager
-    def _stall(self) -> Iterator[None]:
-        begin = time.monotonic()
-        yield
-        self.stall_seconds += time.monotonic() - begin
-
     def _begin(self, work: Callable[[], None]) -> None:
-        self._work = threading.Thread(target=self._run, args=(work,), name="checkpoint-writer")
+        self._work = threading.Thread(target=self._run, args=(work,), name=WRITER)
         self._work.start()
 
     def _run(self, work: Callable[[], None]) -> None:

@@ -205,7 +205,8 @@ def test_a_lost_process_is_named_by_the_others(job):
     running.signal(signal.SIGKILL, rank=1)
     while (said := running.line(0)) == "step":
         pass
-    assert "another process is gone" in said
+    assert "another process is gone (" in said
+    assert ".cc" not in said
     assert "--resume auto" in said
 
 
