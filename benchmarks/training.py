@@ -4,10 +4,11 @@
     python benchmarks/training.py --data shards/train --s3 s3://bucket/train --precision bf16
     torchrun --nproc_per_node 2 benchmarks/training.py --data shards/train --batch-size 16     # scaling
 
-For each source in turn, round after round, it trains the same model for some steps: on one batch that is there
-already (synthetic), on shards of a local disk, and on the same shards on S3 (whatever AWS_ENDPOINT_URL names).
-A loader is made anew for each round, and its first steps do not count, so that none works while another source
-is measured. Losses are logged every --log-every steps and a checkpoint is saved once a round, in all alike.
+For each source in turn, round after round, it trains the same model for some steps: on one batch that is
+there already (synthetic), on shards of a local disk, and on the same shards on S3 (whatever AWS_ENDPOINT_URL
+names). A loader is made anew for each round, and its first steps do not count, so that none works while
+another source is measured. Losses are logged every --log-every steps and a checkpoint is saved once a round,
+in all alike.
 
 - wait        for the loader's next batch
 - forward     the model and the losses
