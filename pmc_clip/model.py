@@ -133,7 +133,7 @@ class PMCCLIP(nn.Module):
         if images.dtype != torch.uint8 and not images.is_floating_point():
             raise ModelError(f"images are {images.dtype}: give torch.uint8, or floats that are normalised")
         if images.dtype == torch.uint8:
-            images = normalize_pixels(images, vision.mean, vision.std)
+            images = normalize_pixels(images, vision.mean, vision.std).to(self.text_projection.dtype)
         features = self.visual(images)
         return F.normalize(features, dim=-1) if normalize else features
 

@@ -37,9 +37,12 @@ class TextLayout(NamedTuple):
         cls, tokens: torch.Tensor, labels: torch.Tensor | None = None, *, mask_padding: bool = False
     ) -> Self:
         """The layout of token ids [B, T] and their labels [B, T] (0: not scored)."""
-        if tokens.ndim != 2 or (labels is not None and labels.shape != tokens.shape):
-            told = "" if labels is None else f" and labels {list(labels.shape)}"
-            raise ModelError(f"tokens are {list(tokens.shape)}{told}: expected [B, T], the same for both")
+        if tokens.ndim != 2:
+            raise ModelError(f"tokens are {list(tokens.shape)}: expected [B, T], a row for each caption")
+        if labels is not None and labels.shape != tokens.shape:
+            raise ModelError(
+                f"labels are {list(labels.shape)} for tokens {list(tokens.shape)}: make them equal"
+            )
         kept = None
         if mask_padding:
             read = tokens != PAD_ID

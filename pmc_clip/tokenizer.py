@@ -83,7 +83,11 @@ class Tokenizer:
     def __call__(self, captions: str | Sequence[str]) -> torch.Tensor:
         """One caption or several -> [B, T] int64; T is `context_length`, or less with `pad_to_longest`."""
         captions = [captions] if isinstance(captions, str) else list(captions)
-        rows = [encoding.ids for encoding in self._backend.encode_batch_fast(captions)]
+        try:
+            rows = [encoding.ids for encoding in self._backend.encode_batch_fast(captions)]
+        except TypeError as error:
+            place = next(i for i, caption in enumerate(captions) if not isinstance(caption, str))
+            raise ModelError(f"caption {place} is {captions[place]!r}: expected text") from error
         lengths = np.fromiter(map(len, rows), np.int64, len(rows))
         length = self._padded_length(int(lengths.max(initial=0)))
         tokens = np.full((len(rows), length), self.pad_id, np.int64)

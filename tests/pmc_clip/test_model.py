@@ -145,7 +145,7 @@ def test_wrong_shapes_are_named(tiny, batch):
         tiny.encode_text(torch.ones(4, 80, dtype=torch.int64))
     with pytest.raises(pmc_clip.ModelError, match=r"tokens are \[\d+\]: expected \[B, T\]"):
         tiny.encode_text(tokens[0])
-    with pytest.raises(pmc_clip.ModelError, match=r"tokens are \[4, \d+\] and labels \[4, 5\]: expected"):
+    with pytest.raises(pmc_clip.ModelError, match=r"labels are \[4, 5\] for tokens \[4, \d+\]: make"):
         tiny(images, tokens, torch.zeros(4, 5, dtype=torch.int64))
     with pytest.raises(pmc_clip.ModelError, match="3 images and 4 captions: give one for each"):
         tiny(images[:3], tokens)
@@ -155,6 +155,21 @@ def test_wrong_shapes_are_named(tiny, batch):
         tiny.encode_image(images.long())
     with pytest.raises(pmc_clip.ModelError, match="build it with mlm=True"):
         pmc_clip.create_model("tiny", mlm=False).fuse(tokens, torch.zeros(4, 128))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_model_in_half_precision_reads_uint8_images(tiny, tiny_tokenizer, dtype):
+    images = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8)
+    tokens = tiny_tokenizer(["Axial CT of the chest.", "x-ray"])
+    tiny.eval()
+    with torch.no_grad():
+        exact = tiny.encode_image(images, normalize=True), tiny.encode_text(tokens, normalize=True)
+        tiny.to(dtype)
+        found = tiny.encode_image(images, normalize=True), tiny.encode_text(tokens, normalize=True)
+        assert tiny.fuse(tokens, found[0]).dtype == dtype
+    for half, full in zip(found, exact, strict=True):
+        assert half.dtype == dtype
+        torch.testing.assert_close(half.float(), full, rtol=0, atol=5e-3)
 
 
 @pytest.mark.parametrize("mask_padding", [True, False])

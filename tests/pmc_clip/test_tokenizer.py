@@ -55,6 +55,12 @@ def test_long_captions_are_cut_before_the_end_mark(tiny_tokenizer):
     assert len(set(row[1:-1].tolist())) == 1
 
 
+@pytest.mark.parametrize("other", [float("nan"), None, 3])
+def test_what_is_no_text_is_named(tiny_tokenizer, other):
+    with pytest.raises(pmc_clip.ModelError, match=f"caption 1 is {other}: expected text"):
+        tiny_tokenizer(["x-ray", other])
+
+
 def test_batch_is_its_captions():
     batch = FIXED(HOSTILE)
     assert batch.dtype == torch.int64
