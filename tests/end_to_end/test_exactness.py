@@ -19,6 +19,8 @@ from pipeline.data import open_training_data
 from pipeline.topology import Topology
 
 STEPS, GLOBAL_BATCH = 16, 24
+# What holds a state of its own, or computes a step in another way.
+EVERYTHING = ["--precision", "fp16", "--ema", 0.9, "--accum", 2, "--grad-checkpointing", "--grad-clip", 1.0]
 
 
 @pytest.fixture(scope="module")
@@ -220,16 +222,22 @@ def assert_equal_runs(killed: Run, whole: Run) -> None:
 
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize(
-    ("processes", "kills"),
-    [(1, 1), *(pytest.param(n, 3, marks=pytest.mark.slow) for n in (1, 2, 3, 4))],
+    ("processes", "kills", "flags"),
+    [
+        (1, 1, []),
+        *(pytest.param(n, 3, [], marks=pytest.mark.slow) for n in (1, 2, 3, 4)),
+        pytest.param(2, 1, EVERYTHING, marks=pytest.mark.slow),
+    ],
 )
-def test_killed_and_resumed_run_ends_bit_identical(launch, sample_shards, tmp_path, processes, kills):
+def test_killed_and_resumed_run_ends_bit_identical(launch, sample_shards, tmp_path, processes, kills, flags):
     """Killed at moments drawn from the wall clock, across epoch ends (16 steps are 1.7 epochs)."""
     moments = random.Random(processes)
     whole, killed = (
         Run(launch, sample_shards, tmp_path, "whole"),
         Run(launch, sample_shards, tmp_path, "killed"),
     )
+    for run in (whole, killed):
+        run.flags += flags
     duration = whole.finish(processes)
     while not killed.kill(processes, after := duration * moments.uniform(0.45, 0.95)):
         duration = after  # it was faster than the whole run and ended before the kill: once more, earlier

@@ -102,3 +102,18 @@ def test_a_step_says_how_large_its_gradient_was():
     trainer.train_step(make_batch(1))
     assert 0 < float(trainer.gradient_norm) < 1e4
     assert trainer.samples_seen == BATCH
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+@pytest.mark.parametrize("options", [{}, {"parts": 2}, {"grad_checkpointing": True}], ids=str)
+def test_a_gpu_learns_the_same_in_lower_precision(precision, options):
+    losses = {}
+    for device, name in (("cpu", "fp32"), ("cuda", precision)):
+        trainer = make_trainer(device, precision=name, **options)
+        trainer.model.eval()
+        seen = [float(trainer.train_step(make_batch(1)).total) for _ in range(7)]
+        losses[device] = list(dict.fromkeys(seen))[:4]
+    assert losses["cuda"] == pytest.approx(losses["cpu"], rel=0.05)
+    assert trainer.peak_tflops is None or trainer.peak_tflops > 10
