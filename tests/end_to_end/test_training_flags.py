@@ -1,4 +1,4 @@
-"""Training as users of the published trainer and of earlier runs start it; lengths that keep their meaning."""
+"""Training as users of the published trainer and of earlier runs start it; lengths keep their meaning."""
 
 import json
 from pathlib import Path

@@ -1,10 +1,13 @@
 """Validation captions with the images that they find."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
 
 from pipeline.data import make_options
+from pipeline.evaluation.feature_rows import FeatureRows
 from pipeline.evaluation.subject import Subject
 from pipeline.open_data import open_data
 from pipeline.topology import Topology
@@ -34,10 +37,12 @@ def tile(picture: np.ndarray, row: int, column: int) -> np.ndarray:
 def test_each_caption_stands_with_its_image_and_the_best_matches(tmp_path, monkeypatch):
     """A model that tells all pairs apart finds each caption's own image first: there the edge is green."""
     subject = subject_of(write_figures(tmp_path / "data", 10))
-    captions = [f"caption 0 of {number}" for number in range(10)]
-    images = subject.features.image.read()
-    perfect = {caption: images[number] for number, caption in enumerate(captions)}
-    monkeypatch.setattr(Subject, "encode_captions", lambda _, asked: torch.stack([perfect[c] for c in asked]))
+    captions, perfect = [f"caption 0 of {number}" for number in range(10)], torch.eye(10)
+    known = SimpleNamespace(image=FeatureRows.of(perfect))
+    monkeypatch.setattr(Subject, "features", known)
+    monkeypatch.setattr(
+        Subject, "encode_captions", lambda _, asked: perfect[[captions.index(caption) for caption in asked]]
+    )
     found = find_pictures(subject)
     assert found.captions == [captions[number] for number in (0, 3, 6, 9)]
     assert found.picture.shape == (QUERIES * SIDE, (1 + MATCHES) * SIDE, 3)
