@@ -212,6 +212,7 @@ def build_trainer(
     )
     if config.first_weights and not start.checkpoint:
         say(begin_with_pretrained(model, config.first_weights), main=topology.is_main)
+    config.synchronise_batch_norms(model, topology, device)
     config.lock(model)
     horizon = start.length.horizon
     trainer = Trainer(
@@ -227,6 +228,8 @@ def build_trainer(
     )
     if start.checkpoint:
         trainer.load(start.checkpoint)
+        if start.checkpoint.average and not config.ema:
+            say("the average of the weights ends here, without --ema", main=topology.is_main)
     return trainer
 
 

@@ -68,7 +68,8 @@ class TrainConfig(
         if self.val_weights == "average" and self.ema is None:
             raise UsageError("--val-weights average: there is no average of the weights without --ema")
         self.check_saving()
-        if self.resume_model_only and self.pretrained:
-            raise UsageError("--pretrained and --resume-model-only both give the weights: give one of them")
+        for flag, given in (("pretrained", self.pretrained), ("pretrained-image", self.pretrained_image)):
+            if self.resume_model_only and given:
+                raise UsageError(f"--{flag} and --resume-model-only both give the weights: give one of them")
         self.check_ending()
         self.check_report()

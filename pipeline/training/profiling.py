@@ -19,6 +19,7 @@ class StepProfiler:
 
     def __init__(self, folder: Path, asked: bool) -> None:
         self._path = folder / "profile" / "trace.json"
+        self._asked, self._written = asked, False
         activities = [ProfilerActivity.CPU]
         if torch.cuda.is_available():
             activities.append(ProfilerActivity.CUDA)
@@ -41,6 +42,8 @@ class StepProfiler:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._profile.__exit__(kind, error, trace)
+        if self._asked and not self._written:
+            say(f"--profile: no trace, since there were fewer than {SKIPPED + WARM_UP + TRACED} steps")
 
     def step(self) -> None:
         """A step is over."""
@@ -48,6 +51,7 @@ class StepProfiler:
             self._profile.step()
 
     def _write(self, traced: profile) -> None:
+        self._written = True
         self._path.parent.mkdir(parents=True, exist_ok=True)
         traced.export_chrome_trace(str(self._path))
         say(f"a trace of {TRACED} steps: {self._path}; look at it with ui.perfetto.dev")

@@ -4,8 +4,10 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
+from torch import nn
 
 from pipeline.checks import check_at_least
+from pipeline.topology import Topology
 from pipeline.training.compilation import check_compiler
 from pipeline.training.nonfinite import DEFAULT_MAX_NONFINITE
 from pipeline.training.objective import Objective
@@ -27,8 +29,6 @@ class StepOptions:
     """Whether the model's forward and backward pass are compiled."""
     grad_checkpointing: bool = False
     """Whether blocks keep their inputs alone and are computed again on the way back."""
-    bn_sync: bool = False
-    """Whether batch norms normalise by the statistics of all ranks' samples."""
     max_nonfinite: int = DEFAULT_MAX_NONFINITE
     """Steps in a row with a loss or gradient that is not finite that are one too many."""
 
@@ -77,6 +77,17 @@ class StepFlags:
                 f"one; give at most {batch}"
             )
 
+    def synchronise_batch_norms(self, model: nn.Module, topology: Topology, device: torch.device) -> None:
+        """Do with the batch norms what the flags say; UsageError where that is not possible.
+
+        It makes other modules of them: before anything holds on to the ones there are.
+        """
+        if not self.use_bn_sync or topology.world_size == 1:  # one process has all samples of a batch
+            return
+        if device.type != "cuda":
+            raise UsageError("--use-bn-sync: torch can do that on GPUs only: leave it out on CPUs")
+        nn.SyncBatchNorm.convert_sync_batchnorm(model)
+
     def step_options(self, objective: Objective, device: torch.device) -> StepOptions:
         """What the flags stand for on a device."""
         return StepOptions(
@@ -85,6 +96,5 @@ class StepFlags:
             parts=self.accum,
             compiled=self.compile,
             grad_checkpointing=self.grad_checkpointing,
-            bn_sync=self.use_bn_sync,
             max_nonfinite=self.max_nonfinite,
         )

@@ -72,8 +72,6 @@ class Trainer:
         self.average = WeightAverage(model, optimizer.ema) if optimizer.ema else None
         self._forward: nn.Module = model
         if topology.world_size > 1:
-            if self._options.bn_sync:
-                nn.SyncBatchNorm.convert_sync_batchnorm(model)
             self._forward = DistributedDataParallel(
                 model,
                 device_ids=[device] if device.type == "cuda" else None,

@@ -213,7 +213,6 @@ def fail(done, code: int, message: str) -> None:
         (["--beta1", "1"], "--beta1 1.0: it must be at least 0 and below 1"),
         (["--wd", "-1"], "--wd -1.0: it must be at least 0"),
         (["--name", "../x"], "--name ../x: a run's name is one folder's name"),
-        (["--logs", "s3://bucket/runs"], "only a path on this machine"),
         (["--learning-rate", "1"], "Unrecognized"),
         (["--accum", "0"], "--accum 0: it must be at least 1"),
         (["--accum", "9", "--batch-size", "8"], "--accum 9: a process's batch has 8 samples"),

@@ -400,7 +400,11 @@ def effect_grad_checkpointing(world, monkeypatch):
 
 
 def effect_use_bn_sync(world, monkeypatch):
-    assert flags(use_bn_sync=True).step_options(flags().objective(), CPU).bn_sync
+    model = create_model("tiny")
+    flags(use_bn_sync=True).synchronise_batch_norms(model, Topology(0, 2), torch.device("cuda"))
+    assert any(isinstance(module, torch.nn.SyncBatchNorm) for module in model.modules())
+    with pytest.raises(UsageError, match="on GPUs only"):
+        flags(use_bn_sync=True).synchronise_batch_norms(model, Topology(0, 2), CPU)
 
 
 def effect_max_nonfinite(world, monkeypatch):
@@ -508,6 +512,8 @@ def effect_profile(world, monkeypatch):
     say_of(traced)
     trace = json.loads((world.run.with_name("traced") / "profile" / "trace.json").read_text())
     assert len(trace["traceEvents"]) > 100
+    short = dataclasses.replace(traced, steps=1, name="short")
+    assert "--profile: no trace, since there were fewer than 8 steps" in say_of(short)
     assert (world.run.with_name("traced") / "tensorboard").exists()
 
 
