@@ -147,5 +147,6 @@ def write_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
             "cls_token": "[CLS]",
             "sep_token": "[SEP]",
             "mask_token": "[MASK]",
+            "split_special_tokens": True,  # "[CLS]" in a caption is text, as it is here
         },
     )

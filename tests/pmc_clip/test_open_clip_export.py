@@ -13,7 +13,11 @@ from PIL import Image
 import pmc_clip
 from pmc_clip.export import save_open_clip
 
-CAPTIONS = ["Axial CT of the chest showing a large left lung mass (arrow).", "x-ray", "Histology, 40 %."]
+CAPTIONS = [
+    "Axial CT of the chest showing a large left lung mass (arrow).",
+    "x-ray",
+    "Histology, 40 % [CLS].",
+]
 MASKED = {"mask_padding": True}
 
 
