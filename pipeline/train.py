@@ -87,21 +87,19 @@ def train_until_asked_to_end(config: TrainConfig, topology: Topology, interrupti
     length, run = start.length, run_config(config, start, topology)
     trainer = build_trainer(config, start, model_config, tokenizer, topology, device)
     options = config.loader_options(topology, device)
-    log = None
+    log: RunLog | None = None
+    files: CheckpointSaver | None = None
     if topology.is_main:
-        for explanation in config.explain():
-            say(explanation)
+        for line in (*config.explain(), *describe_training(train_data), reading_advice(train_data, topology)):
+            say(line)
+        say(summarize(folder, trainer.model, config, length, topology, device))
         if config.debug:
             say(json.dumps(run, indent=1))
-        say("\n".join(describe_training(train_data)) + f"; {reading_advice(train_data, topology)}")
-        say(summarize(folder, trainer.model, config, length, topology, device))
         if mirror:
             mirror.fetch()
             say(f"logs are written to {folder}, and to {address} with each checkpoint")
         log = RunLog(folder, trainer.step, parse_boards(config.report_to), asdict(config))
         write_atomically(folder / "config.json", json.dumps(run, indent=1).encode())
-    files: CheckpointSaver | None = None
-    if topology.is_main:
         files = CheckpointSaver(
             checkpoints,
             config.retention(length.epoch),

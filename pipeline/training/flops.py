@@ -10,6 +10,10 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from pmc_clip import PMCCLIP
+from pmc_clip.accumulation import Autocast, Part
+from pmc_clip.model import ModelOutput
+
 # By a part of the device's name, the longer ones first; TFLOP/s.
 _PEAKS = {
     "H100 PCIe": 756.0,
@@ -39,6 +43,28 @@ def count_flops(work: Callable[[], Any]) -> int:
     with torch.compiler.set_stance("force_eager"), FlopCounterMode(display=False) as counter:
         work()
     return counter.get_total_flops()
+
+
+def model_flops(model: PMCCLIP, part: Part, autocast: Autocast, *, recomputes: bool) -> int:
+    """The operations of a pass forward and back, without those of the losses. It moves the statistics of
+    batch norms and leaves no gradients.
+
+    recomputes: whether the way back repeats the way forward to save memory, which then does not count.
+    """
+    outputs: list[ModelOutput] = []
+
+    def forward() -> None:
+        with autocast():
+            outputs.append(model(part.images, part.tokens, layout=part.layout))
+
+    def backward() -> None:
+        given = (outputs[0].image_features, outputs[0].text_features, outputs[0].mlm_loss)
+        sums = [value.float().sum() for value in given if value is not None and value.requires_grad]
+        trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        torch.autograd.grad(sums, trained, allow_unused=True)
+
+    ahead, back = count_flops(forward), count_flops(backward)
+    return back if recomputes else ahead + back
 
 
 def peak_tflops(device_name: str, *, half: bool) -> float | None:

@@ -16,7 +16,7 @@ from pipeline.model_input import batch_parts, make_part
 from pipeline.topology import Topology
 from pipeline.training.averaging import WeightAverage
 from pipeline.training.compilation import compile_model, mark_changing_sizes, named_compiler_failures
-from pipeline.training.flops import count_flops, peak_tflops
+from pipeline.training.flops import model_flops, peak_tflops
 from pipeline.training.gradients import clip_gradients, gradient_norm
 from pipeline.training.nonfinite import NonFiniteSteps, skip_where
 from pipeline.training.optimizer import OptimizerOptions, make_optimizer
@@ -25,7 +25,6 @@ from pipeline.training.step_options import StepOptions
 from pmc_clip import PMCCLIP, Tokenizer
 from pmc_clip.accumulation import Losses, MatchLoss, Part, accumulate
 from pmc_clip.activation_checkpointing import checkpoint_activations
-from pmc_clip.model import ModelOutput
 from shards import UsageError
 from shards.hashing import Purpose, derive
 
@@ -117,27 +116,12 @@ class Trainer:
         mask_padding = self.model.config.text_cfg.mask_padding
         parts = batch_parts(batch, self._device, mask_padding=mask_padding, count=self._options.parts)
         kept = [buffer.clone() for buffer in self.model.buffers()]
-        flops = sum(self._flops_of(part) for part in parts)
+        recomputes = self._options.grad_checkpointing
+        flops = sum(model_flops(self.model, part, self._autocast, recomputes=recomputes) for part in parts)
         with torch.no_grad():
             for buffer, value in zip(self.model.buffers(), kept, strict=True):
                 buffer.copy_(value)
         return flops / len(batch.images)
-
-    def _flops_of(self, part: Part) -> int:
-        outputs: list[ModelOutput] = []
-
-        def forward() -> None:
-            with self._autocast():
-                outputs.append(self.model(part.images, part.tokens, layout=part.layout))
-
-        def backward() -> None:
-            given = (outputs[0].image_features, outputs[0].text_features, outputs[0].mlm_loss)
-            sums = [value.float().sum() for value in given if value is not None and value.requires_grad]
-            trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
-            torch.autograd.grad(sums, trained, allow_unused=True)
-
-        ahead, back = count_flops(forward), count_flops(backward)
-        return back if self._options.grad_checkpointing else ahead + back
 
     def state(self) -> dict[str, Any]:
         """What the run's checkpoint must keep of this trainer, under the names of Checkpoint's fields."""
