@@ -11,6 +11,7 @@ Prints a table; writes the same figures as metrics.json, a page to look at, repo
 `pipeline.compare` puts several evaluations side by side.
 """
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -27,6 +28,8 @@ from pipeline.evaluation.subject import Subject
 from pipeline.evaluation.subset import SubsetFlags, open_subset
 from pipeline.evaluation.task_flags import TaskFlags
 from pipeline.evaluation.tasks import Task, columns_of, make_evaluator
+from pipeline.job_progress import JobProgress, Unit
+from pipeline.loader import Batch
 from pipeline.open_data import open_data
 from pipeline.open_model import open_model
 from pipeline.packed_table import check_tables
@@ -105,6 +108,7 @@ def evaluate(config: EvaluateConfig) -> None:
         columns=columns_of(evaluators),
         captions="retrieval" in config.task,
         known_ids=known_ids,
+        watch=_follow if topology.is_main else iter,
     )
     say(f"{config.data}: {counted(len(dataset), 'sample')}; {opened.title}", main=topology.is_main)
     found = {}
@@ -127,6 +131,14 @@ def evaluate(config: EvaluateConfig) -> None:
         say(f"figures, ids and a report to look at: {output.report.parent}/")
     if topology.world_size > 1:
         dist.destroy_process_group()
+
+
+def _follow(batches: Iterable[Batch]) -> Iterator[Batch]:
+    """The batches as they are, while standard error tells how many samples there were so far."""
+    with JobProgress(None, unit=Unit("samples")) as progress:
+        for batch in batches:
+            yield batch
+            progress.advance(len(batch.keys))
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from pipeline.topology import Topology
 
 # Scores closer than this are ties: float32 products of equal features differ by about as much.
 TIE = 1e-6
-_TILES_AT_HAND = 16  # of image features, for each pass over the captions'
+_TILES_AT_HAND = 32  # of image features, for each pass over the captions'
 
 
 @dataclass(frozen=True)
@@ -80,6 +80,7 @@ class _Queries:
     """
 
     score: torch.Tensor  # [queries] float32
+    scratch: torch.Tensor  # float32, as many as a tile has scores; used again and again
     at_most: torch.Tensor = field(init=False)  # [queries] int64
     below: torch.Tensor = field(init=False)
 
@@ -94,11 +95,16 @@ class _Queries:
         count.
         """
         score = self.score[places, None]
-        at_most, below = scores <= score + TIE, scores < score - TIE
-        if same is not None:
-            at_most, below = at_most & ~same, below & ~same
-        self.at_most[places] += at_most.sum(1)
-        self.below[places] += below.sum(1)
+        # Numbers of float32 in memory that is there already: booleans would be copied to be summed.
+        marks = self.scratch.as_strided(scores.size(), scores.stride())
+        for compare, bound, counted in (
+            (torch.le, score + TIE, self.at_most),
+            (torch.lt, score - TIE, self.below),
+        ):
+            compare(scores, bound, out=marks)
+            if same is not None:
+                marks.masked_fill_(same, 0)
+            counted[places] += marks.sum(1).long()
 
     def ranks(self, targets: np.ndarray, own: int) -> Ranks:
         """The ranks among so many targets [queries], `own` of which is the query's own and was counted."""
@@ -115,6 +121,7 @@ class _Counter:
         self._image_group = torch.from_numpy(pairing.image_group).to(device)
         self._text_group = torch.from_numpy(pairing.text_group).to(device)
         self._first = pairing.first
+        self._products_at_hand, self._scratch = torch.empty(2, image.tile * text.tile, device=device)
         # Who has another rank by groups than strictly: whose group has other targets.
         several = pairing.texts > pairing.images
         self._image_apart = several | (pairing.texts_of_group > 1)[pairing.image_group]
@@ -141,8 +148,8 @@ class _Counter:
             dist.all_reduce(text_best, dist.ReduceOp.MAX)
         of_first = torch.zeros(self._pairing.texts, device=self._device)
         of_first[torch.from_numpy(self._pairing.first_text).to(self._device)] = own
-        self._strict_images, self._strict_texts = _Queries(own), _Queries(of_first)
-        self._group_images, self._group_texts = _Queries(image_best), _Queries(text_best)
+        self._strict_images, self._strict_texts = self._queries(own), self._queries(of_first)
+        self._group_images, self._group_texts = self._queries(image_best), self._queries(text_best)
 
     def count(self) -> None:
         """Compare every score with those to beat."""
@@ -199,8 +206,8 @@ class _Counter:
         )
 
     def _products(self, *, near: bool = False) -> Iterator[tuple[int, int, torch.Tensor]]:
-        """(image tile, caption tile, their scores) of this rank's image tiles; near: only where a group has
-        scores.
+        """(image tile, caption tile, their scores until the next is asked for); near: only
+        where a group has scores. Image tiles are those of this rank.
         """
         at_hand = _TILES_AT_HAND * self._topology.world_size
         for start in range(0, len(self._image), at_hand):
@@ -214,7 +221,12 @@ class _Counter:
                 if wanted:  # on some rank, if not on this one
                     captions = self._text.shared(column)
                     for row in filter(own.__contains__, wanted):
-                        yield row, column, own[row] @ captions.T
+                        size = len(own[row]), len(captions)
+                        scores = self._products_at_hand[: size[0] * size[1]].view(size)
+                        yield row, column, torch.mm(own[row], captions.T, out=scores)
+
+    def _queries(self, score: torch.Tensor) -> _Queries:
+        return _Queries(score, self._scratch)
 
     def _groups_meet(self, rows: slice, columns: slice) -> bool:
         """Whether a group has an image here and a caption there."""

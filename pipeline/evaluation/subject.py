@@ -10,7 +10,7 @@ from pipeline.data import LoaderOptions, evaluation_loader
 from pipeline.decode import EvalDecode, EvalImages
 from pipeline.evaluation.features import Features, compute_features
 from pipeline.evaluation.gathering import gather_list
-from pipeline.evaluation.sample_ids import checksums_of, make_ids
+from pipeline.evaluation.sample_ids import checksums_of, make_ids, read_keys
 from pipeline.loader import Batch, Loader
 from pipeline.text import TextStage
 from pipeline.topology import Topology
@@ -58,7 +58,10 @@ class Subject:
         """The ids of all samples, in manifest order; on all ranks at once."""
         if self.known_ids is not None:
             return self.known_ids
-        keys = gather_list(self.features.keys, self.topology)
+        if "features" in vars(self):  # then the keys were read, too
+            keys = gather_list(self.features.keys, self.topology)
+        else:
+            keys = read_keys(self.dataset, self.topology)
         return make_ids(keys, checksums_of(self.dataset))
 
     def image_features(self, dataset: Dataset, columns: Sequence[str]) -> Features:

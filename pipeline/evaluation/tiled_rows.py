@@ -9,7 +9,7 @@ import torch.distributed as dist
 from pipeline.evaluation.feature_rows import FeatureRows
 from pipeline.topology import Topology
 
-TILE = 2048
+TILE = 1024
 
 
 class TiledRows:
