@@ -23,7 +23,7 @@ from pmc_clip.checkpoint_layouts import (
     read_place,
     read_split,
 )
-from pmc_clip.config import ModelConfig, load_model_config
+from pmc_clip.config import ModelConfig, list_models, load_model_config
 from pmc_clip.errors import ModelError
 from pmc_clip.model import PMCCLIP
 
@@ -125,9 +125,10 @@ def check_config(config: ModelConfig, pretrained: Pretrained, chosen_anew: tuple
     if None in (config.text_cfg.bert, pretrained.config.text_cfg.bert):  # transformers knows its shape
         differing = [told for told in differing if not told.startswith("text_cfg.bert")]
     if differing:
+        known = [name for name in list_models() if load_model_config(name) == pretrained.config]
         raise ModelError(
             f"{pretrained.source}: was trained as another model: {'; '.join(differing)}. Build the model "
-            "that it was trained as"
+            f"that it was trained as{''.join(f', {name}' for name in known[:1])}"
         )
 
 

@@ -298,6 +298,7 @@ def test_split_of_the_published_shape_is_named_by_its_own_model(split_folder):
         "vision_cfg.head_width is 64 in the model and 256 in the checkpoint",
         "text_cfg.pool is 'cls' in the model and 'pooler' in the checkpoint",
         "text_cfg.mask_padding is False in the model and True in the checkpoint",
+        "Build the model that it was trained as, RN50_split",
     ):
         assert difference in str(told.value)
 
