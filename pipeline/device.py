@@ -7,6 +7,7 @@ import torch
 import torch.distributed as dist
 from torch.utils import deterministic
 
+from pipeline.meeting import has_lasting_store, store_of_this_start
 from pipeline.topology import Topology
 from shards import DataError, UsageError
 
@@ -47,10 +48,18 @@ def join_group(topology: Topology, backend: str, timeout: float = DEFAULT_TIMEOU
             "srun or mpirun"
         )
     os.environ.update(topology.variables())
+    host, port = topology.meeting_point
+    limit = timedelta(seconds=timeout)
     try:
-        dist.init_process_group(backend, timeout=timedelta(seconds=timeout))
+        if has_lasting_store():
+            lasting = dist.TCPStore(host, port, is_master=False, timeout=limit)
+            store = store_of_this_start(lasting, topology, timeout)
+            dist.init_process_group(
+                backend, store=store, rank=topology.rank, world_size=topology.world_size, timeout=limit
+            )
+        else:
+            dist.init_process_group(backend, timeout=limit)
     except dist.DistError as error:  # the port is taken, say, or rank 0 cannot be reached
-        host, port = topology.meeting_point
         raise DataError(
             f"the processes could not meet at {host}:{port}, MASTER_ADDR and MASTER_PORT: {error}"
         ) from error

@@ -17,7 +17,7 @@ import torch
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
-STEPS, PATIENCE = 60, 240
+STEPS, PATIENCE = 60, 400
 
 
 class Job:
