@@ -5,6 +5,7 @@
     python -m pipeline.evaluate --data test.csv --checkpoint PMC_CLIP:beta --test-2000
     python -m pipeline.evaluate --data shards/test --checkpoint … --task zeroshot --classes classes.json
     python -m pipeline.evaluate --data shards/test --checkpoint … --task probe knn --fit-data shards/train
+    python -m pipeline.evaluate --embeddings embeddings --limit 2000
     torchrun --nproc_per_node 4 -m pipeline.evaluate --data shards/test --checkpoint .../checkpoints/latest
 
 Prints a table; writes the same figures as metrics.json, a page to look at, report.html, and the samples' ids.
@@ -12,7 +13,7 @@ Prints a table; writes the same figures as metrics.json, a page to look at, repo
 """
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -21,9 +22,12 @@ import torch.distributed as dist
 from pipeline.checks import check_at_least, check_no_file, local_path
 from pipeline.cli import main
 from pipeline.data import make_options
+from pipeline.decode import EvalDecode
 from pipeline.device import start_processes
+from pipeline.embedding.reader import Embeddings, open_embeddings
 from pipeline.evaluation.output import EvaluationOutput, write_to_board
 from pipeline.evaluation.provenance import describe_evaluation
+from pipeline.evaluation.ready_features import check_embeddings, ready_features
 from pipeline.evaluation.subject import Subject
 from pipeline.evaluation.subset import SubsetFlags, open_subset
 from pipeline.evaluation.task_flags import TaskFlags
@@ -36,19 +40,23 @@ from pipeline.packed_table import check_tables
 from pipeline.run_log import say
 from pipeline.topology import Topology
 from pipeline.wording import counted
+from shards import UsageError
 
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateConfig(TaskFlags, SubsetFlags):
     """Flags of `pipeline.evaluate`."""
 
-    data: str
-    """Folder of shards, a path or an address such as s3://bucket/prefix; or a table of images and captions.
+    data: str | None = None
+    """Folder of shards, a path or an address such as s3://bucket/prefix; or a table of images and captions;
+    without it, what --embeddings are of.
     """
-    checkpoint: str
+    checkpoint: str | None = None
     """A checkpoint of a run (the file, or the `latest` beside it), or other weights as `pipeline.train
-    --pretrained` reads them: a tag, a path, an address.
+    --pretrained` reads them: a tag, a path, an address; without it, what made --embeddings.
     """
+    embeddings: str | None = None
+    """Folder that `pipeline.embed` wrote: retrieval from these features, without computing them again."""
     model: str | None = None
     """Name of a model config, or the path of one (JSON), for weights that come without; without it,
     RN50_fusion4 for these.
@@ -71,6 +79,19 @@ class EvaluateConfig(TaskFlags, SubsetFlags):
     `published`.
     """
 
+    def completed(self, embeddings: Embeddings | None) -> "EvaluateConfig":
+        """With the data, weights and decoding of embeddings; UsageError where nothing names these."""
+        if embeddings:
+            model, data = embeddings.manifest.model, embeddings.manifest.data
+            decode: EvalDecode = "published" if model.decode == "published" else "exact"
+            completed = replace(self, data=self.data or data.address, decode=decode)
+            if self.checkpoint:
+                return completed
+            return replace(completed, checkpoint=model.checkpoint, model=model.config)
+        if self.data is None or self.checkpoint is None:
+            raise UsageError("give --data and --checkpoint, or --embeddings, which names both")
+        return self
+
     def default_name(self, data: str, checkpoint: str) -> str:
         """The name of the folder without --out."""
         special: list[str] = [] if self.task == ("retrieval",) else [*self.task]
@@ -89,11 +110,15 @@ def evaluate(config: EvaluateConfig) -> None:
     config.check_subset()
     check_no_file("--out", local_path("--out", config.out or ""))
     config.check_tasks(config.task)
+    embeddings = open_embeddings(config.embeddings) if config.embeddings else None
+    config = config.completed(embeddings)
     check_tables(config, [data for data in (config.data, config.fit_data, config.val_data) if data])
     topology = Topology.from_environment()
-    opened = open_model(config.checkpoint, config.model, average=config.average)
-    whole = open_data(config.data, topology, config)
+    opened = open_model(config.checkpoint or "", config.model, average=config.average)
+    whole = open_data(config.data or "", topology, config)
     evaluators = [make_evaluator(task, config, topology) for task in dict.fromkeys(config.task)]
+    if embeddings:
+        check_embeddings(embeddings, whole, opened, config.task, columns_of(evaluators))
     device = start_processes(topology)
     dataset, known_ids = open_subset(whole, config, topology, config.seed)
     subject = Subject(
@@ -109,6 +134,7 @@ def evaluate(config: EvaluateConfig) -> None:
         captions="retrieval" in config.task,
         known_ids=known_ids,
         watch=_follow if topology.is_main else iter,
+        ready=ready_features(embeddings, whole, dataset, topology) if embeddings else None,
     )
     say(f"{config.data}: {counted(len(dataset), 'sample')}; {opened.title}", main=topology.is_main)
     found = {}
@@ -120,7 +146,7 @@ def evaluate(config: EvaluateConfig) -> None:
     if topology.is_main:
         default = opened.folder / "evaluation" / config.default_name(whole.name, opened.name)
         output = EvaluationOutput(Path(config.out) if config.out else default)
-        provenance = describe_evaluation(config.data, opened, subject) | {
+        provenance = describe_evaluation(config.data or "", opened, subject) | {
             "subset": config.subset(whole.manifest.fingerprint, config.seed),
             "seed": config.seed,
         }

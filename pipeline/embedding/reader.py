@@ -41,7 +41,7 @@ class FeatureRows:
         self._folder, self._manifest, self._part = folder, manifest, part
         self._ends = np.cumsum(manifest.rows)
         self._arrays: dict[int, np.ndarray] = {}
-        self.width = manifest.model.embed_dim
+        self.width, self.dtype = manifest.model.embed_dim, np.dtype(manifest.dtype)
 
     def __len__(self) -> int:
         return int(self._ends[-1]) if len(self._ends) else 0

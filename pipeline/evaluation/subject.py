@@ -27,6 +27,7 @@ class Subject:
     columns: of the samples' .json, for `Features.columns`.
     captions: whether `features` are of captions, too.
     known_ids: of the samples, for a view, whose ids follow from the whole data set.
+    ready: features of this rank's samples that need not be computed.
     watch: passes the batches on; raises on all ranks where the work is to be given up.
     """
 
@@ -41,6 +42,7 @@ class Subject:
     columns: Sequence[str] = ()
     captions: bool = True
     known_ids: Sequence[str] | None = None
+    ready: Features | None = None
     watch: Watch = iter
 
     def loader(self, text: TextStage | None = None) -> Loader:
@@ -50,6 +52,8 @@ class Subject:
     @cached_property
     def features(self) -> Features:
         """Features of this rank's samples, computed when they are first asked for: on all ranks at once."""
+        if self.ready is not None:
+            return self.ready
         with self.loader() as loader:
             return self._compute_features(loader, captions=self.captions)
 
