@@ -2,6 +2,7 @@
 
 import io
 import json
+import zlib
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
@@ -40,3 +41,13 @@ def write_figures(
     names = MemberNames(caption_lines=captions > 1)
     write_manifest(target, [write_shard(target, "d-000000.tar", samples())], {}, member_names=names)
     return target.address
+
+
+def huge_png() -> bytes:
+    """A small file that announces 100,000 x 100,000 pixels: a decompression bomb."""
+    out = io.BytesIO()
+    Image.new("RGB", (20, 20)).save(out, "PNG")
+    data = bytearray(out.getvalue())
+    data[16:24] = (100_000).to_bytes(4, "big") * 2
+    data[29:33] = zlib.crc32(data[12:29]).to_bytes(4, "big")
+    return bytes(data)

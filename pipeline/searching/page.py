@@ -26,12 +26,12 @@ _SECONDS_KEPT = 3600  # of an upload
 
 def serve(searcher: Searcher, figures: Figures, top: int, host: str, port: int, max_upload: int) -> None:
     """Serve the page until interrupted. UsageError where gradio is missing, or the address cannot be had."""
+    port = _free_port(host, port)
     with tempfile.TemporaryDirectory(prefix="pmc-clip-uploads-") as uploads:
         # Read when gradio is imported.
         os.environ |= {"GRADIO_ANALYTICS_ENABLED": "False", "GRADIO_TEMP_DIR": uploads}
         gradio = _import_gradio()
         page = build_page(gradio, searcher, figures, top, max_upload)
-        port = _free_port(host, port)
         page.launch(
             server_name=host,
             server_port=port,

@@ -1,30 +1,35 @@
 """The search page in a real browser: what a person sees, and that nothing leaves the machine."""
 
 import re
-import time
 
+import httpx
 import pytest
 
 from shards import open_dataset
+from tests.figures import huge_png
 
 pytest.importorskip("gradio")
 
 
 @pytest.fixture
-def served(start, embedded):
-    """The address of a page; figures of 1 MiB at most may be uploaded."""
-    server = start(
-        "search", "--embeddings", embedded.embeddings, "--serve", "--port", 0, "--max-upload", "1MiB"
-    )
-    line = server.stdout.readline()
-    found = re.fullmatch(r"search page: (http://127\.0\.0\.1:\d+)\n", line)
-    assert found, line + server.stderr.read()
-    return found[1]
+def serve(start, embedded):
+    """`serve(TMPDIR=…)`: (process, address) of a page to which figures of 1 MiB at most may be uploaded."""
+
+    def serve_page(**environment: str):
+        flags = ("--embeddings", embedded.embeddings, "--serve", "--port", 0, "--max-upload", "1MiB")
+        server = start("search", *flags, **environment)
+        line = server.stdout.readline()
+        found = re.fullmatch(r"search page: (http://127\.0\.0\.1:\d+)\n", line)
+        assert found, line + server.stderr.read()
+        return server, found[1]
+
+    return serve_page
 
 
 def test_a_caption_or_an_uploaded_figure_finds_figures_and_garbage_a_message(
-    served, browser, embedded, picture, tmp_path
+    serve, browser, embedded, tmp_path
 ):
+    _, served = serve()
     page = browser.new_page()
     errors, addresses = [], []
     page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
@@ -51,9 +56,7 @@ def test_a_caption_or_an_uploaded_figure_finds_figures_and_garbage_a_message(
     upload(page, tmp_path / "garbage.png")
     page.wait_for_selector("#results .wrong")
     assert "this cannot be used as an image (not an image)" in page.text_content("#results")
-    bomb = bytearray(picture())
-    bomb[16:24] = (100_000).to_bytes(4, "big") * 2
-    (tmp_path / "bomb.png").write_bytes(bomb)
+    (tmp_path / "bomb.png").write_bytes(huge_png())
     upload(page, tmp_path / "bomb.png")
     page.wait_for_selector("#results .wrong:has-text('too many pixels')")
     assert not errors
@@ -73,26 +76,20 @@ def upload(page, path) -> None:
     page.set_input_files("#figure input[type=file]", path)
 
 
-def test_the_server_itself_refuses_large_uploads_and_leaves_none_behind(served, start, tmp_path):
-    import httpx
-
-    content = {"files": ("large.png", bytes(2 * 2**20))}
-    assert httpx.post(f"{served}/gradio_api/upload", files=content, trust_env=False).status_code == 413
-
-
-def test_a_port_in_use_is_said_and_uploads_are_deleted_at_the_end(start, embedded, tmp_path):
+def test_the_server_refuses_large_uploads_keeps_its_port_and_deletes_what_it_got(
+    serve, run, embedded, tmp_path
+):
     (tmp_path / "tmp").mkdir()
-    flags = ("search", "--embeddings", embedded.embeddings, "--serve", "--port")
-    first = start(*flags, 0, TMPDIR=str(tmp_path / "tmp"))
-    port = int(first.stdout.readline().rsplit(":", 1)[1])
-    assert len(list((tmp_path / "tmp").glob("pmc-clip-uploads-*"))) == 1
-    second = start(*flags, port)
-    _, said = second.communicate(timeout=120)
+    server, address = serve(TMPDIR=str(tmp_path / "tmp"))
+    for size, status in ((2**20 - 1, 200), (2 * 2**20, 413)):
+        content = {"files": ("figure.png", bytes(size))}
+        answer = httpx.post(f"{address}/gradio_api/upload", files=content, trust_env=False, timeout=60)
+        assert answer.status_code == status
+    assert [path.name for path in (tmp_path / "tmp").rglob("*.png")] == ["figure.png"]
+    port = address.rsplit(":", 1)[1]
+    second = run("search", "--embeddings", embedded.embeddings, "--serve", "--port", port)
     assert second.returncode == 2
-    assert f"--port {port}: the page cannot be served there (Address already in use)" in said
-    first.terminate()
-    assert first.wait(60) == 143
-    deadline = time.monotonic() + 10
-    while list((tmp_path / "tmp").glob("pmc-clip-uploads-*")):
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    assert f"--port {port}: the page cannot be served there (Address already in use)" in second.stderr
+    server.terminate()
+    assert server.wait(60) == 143
+    assert not list((tmp_path / "tmp").glob("pmc-clip-uploads-*"))
