@@ -20,7 +20,7 @@ from shards import DataError, UsageError
 
 _CANDIDATES = 4  # rows proposed for every one wanted
 _LEAST_CANDIDATES = 100
-_TRAINED_ON = 64  # rows for each list
+_TRAINED_ON = 40  # rows for each list
 _ROWS_PER_LIST = 39  # faiss warns below
 _ASKED = 256  # queries that settle how many lists are looked into
 _WANTED_RECALL = 0.99  # of the nearest ten
@@ -30,12 +30,12 @@ class FaissIndex:
     """An index over the features of one part, opened or built."""
 
     def __init__(self, index: Any, features: FeatureRows) -> None:
-        self._index, self._features = index, features
+        self.index, self._features = index, features
 
     def search(self, queries: np.ndarray, count: int) -> Nearest:
         """The `count` nearest rows, as `exact_search` gives them, but that some may be missed."""
         wanted = min(len(self._features), max(_LEAST_CANDIDATES, _CANDIDATES * count))
-        _, candidates = self._index.search(queries, wanted)
+        _, candidates = self.index.search(queries, wanted)
         return rescore(self._features, queries, candidates, count)
 
 
