@@ -22,7 +22,7 @@ from pipeline.checks import check_at_least, output_folder, parse_share
 from pipeline.cli import main
 from pipeline.data import EVALUATION_PREFETCH_BYTES, make_options
 from pipeline.decode import EvalImages
-from pipeline.device import start_processes
+from pipeline.device import end_processes, start_processes
 from pipeline.embedding.compute import NoImages, write_pieces
 from pipeline.embedding.job import begin, finish, merge_spans
 from pipeline.embedding.manifest import EmbeddedModel, EmbeddingsManifest, Part
@@ -40,6 +40,8 @@ from pipeline.text import TextStage
 from pipeline.topology import Topology
 from pipeline.wording import counted
 from shards import SampleStream, UsageError
+
+_PATIENCE = 24 * 3600.0  # seconds: who is done waits for the others, however slow they are
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +62,8 @@ class EmbedConfig(TableFlags):
     """Name of a model config, or the path of one (JSON), for weights that come without; without it,
     RN50_fusion4 for these.
     """
+    average: bool = False
+    """Take the average of the weights that `pipeline.train --ema` keeps beside them."""
     only: Literal["image", "text"] | None = None
     """Compute the features of images or of captions alone; without it, both, as far as there are captions."""
     format: Literal["npy", "parquet"] = "npy"
@@ -89,17 +93,17 @@ def embed(config: EmbedConfig) -> None:
     folder = output_folder("--out", config.out)
     check_tables(config, [config.data])
     topology = Topology.from_environment()
-    opened = open_model(config.checkpoint, config.model)
+    opened = open_model(config.checkpoint, config.model, average=config.average)
     source = open_source(config.data, topology, config)
     manifest = EmbeddingsManifest(
-        describe_model(opened, config.decode, config.model),
+        _describe_model(opened, config),
         source.told,
         _parts(config, source),
         config.format,
         config.dtype,
         config.samples_per_piece,
     )
-    device = start_processes(topology)
+    device = start_processes(topology, _PATIENCE)
     missing: list[int] = []
     if topology.is_main:
         missing = begin(folder, manifest, overwrite=config.overwrite)
@@ -115,26 +119,25 @@ def embed(config: EmbedConfig) -> None:
             write_pieces(model, loader, own, folder, manifest, device, progress)
             for reason in loader.bad_samples:
                 say(f"left out: {reason}")
-    if topology.world_size > 1:
-        dist.barrier()
-        dist.destroy_process_group()
+    end_processes(topology)
     if topology.is_main:
         print(_summary(config.out, finish(folder, manifest)), flush=True)
 
 
-def describe_model(opened: OpenedModel, decode: str, config: str | None) -> EmbeddedModel:
-    """How the manifest tells of a model. decode, config: the flags --decode and --model."""
+def _describe_model(opened: OpenedModel, config: EmbedConfig) -> EmbeddedModel:
+    """How the manifest tells of the model."""
     vision = opened.model.config.vision_cfg
     return EmbeddedModel(
         _from_anywhere(opened.source),
-        config and _from_anywhere(config),
+        config.model and _from_anywhere(config.model),
         model_fingerprint(opened.model, opened.tokenizer),
         opened.tokenizer.fingerprint(),
         opened.model.config.embed_dim,
         vision.image_size,
         list(vision.mean),
         list(vision.std),
-        decode,
+        config.decode,
+        config.average,
     )
 
 

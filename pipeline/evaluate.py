@@ -87,7 +87,8 @@ class EvaluateConfig(TaskFlags, SubsetFlags):
             completed = replace(self, data=self.data or data.address, decode=decode)
             if self.checkpoint:
                 return completed
-            return replace(completed, checkpoint=model.checkpoint, model=model.config)
+            made_by = replace(completed, checkpoint=model.checkpoint, model=model.config)
+            return replace(made_by, average=model.average)
         if self.data is None or self.checkpoint is None:
             raise UsageError("give --data and --checkpoint, or --embeddings, which names both")
         return self

@@ -1,5 +1,6 @@
 """A job's folder of embeddings: begun, gone on with, and finished."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -8,6 +9,7 @@ from pipeline.embedding.pieces import count_rows, finished_pieces, is_piece_file
 from pipeline.embedding.reader import read_manifest
 from shards import Folder, UsageError
 
+_TEMPORARY = re.compile(r"\.(.+)\.[0-9a-f]{32}\.tmp")  # as local files are called while they are written
 INDEX_PREFIX = "index-"
 """Of the files that searching keeps beside the embeddings."""
 
@@ -47,9 +49,18 @@ def finish(folder: Folder, manifest: EmbeddingsManifest) -> EmbeddingsManifest:
         count, missing = count_rows(folder, number)
         rows.append(count)
         left_out += missing
+    _remove_leftovers(folder)
     finished = replace(manifest, rows=rows, left_out=left_out)
     folder.write(MANIFEST, finished.to_json())
     return finished
+
+
+def _remove_leftovers(folder: Folder) -> None:
+    """Delete what killed processes left of pieces that they were writing."""
+    for name in folder.names():
+        found = _TEMPORARY.fullmatch(name)
+        if found and is_piece_file(found[1]):
+            folder.delete(name)
 
 
 def merge_spans(manifest: EmbeddingsManifest, pieces: Sequence[int]) -> list[tuple[int, int]]:

@@ -32,6 +32,8 @@ class EmbeddedModel:
     std: list[float]
     decode: str
     """How images were decoded: exact or published."""
+    average: bool = False
+    """Whether the weights are the average that training kept."""
 
 
 @dataclass(frozen=True)

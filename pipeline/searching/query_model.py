@@ -23,7 +23,8 @@ class QueryModel:
         """
         source = checkpoint or told.checkpoint
         try:
-            opened = open_model(source, config or (None if checkpoint else told.config))
+            of_weights = config or (None if checkpoint else told.config)
+            opened = open_model(source, of_weights, average=told.average)
         except (UsageError, ModelError) as error:
             if checkpoint:
                 raise
