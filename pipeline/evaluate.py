@@ -151,9 +151,10 @@ def evaluate(config: EvaluateConfig) -> None:
             "subset": config.subset(whole.manifest.fingerprint, config.seed),
             "seed": config.seed,
         }
-        run = f"{opened.source.split('/')[-3]}, " if opened.progress else ""
-        output.write(f"{run}{opened.name} on {whole.name}", provenance, found, ids)
-        if (opened.folder / "tensorboard").is_dir():
+        run = Path(opened.source).parent.parent.name if opened.progress else ""
+        model = f"{run}, {opened.name}" if run else opened.name
+        output.write(f"{model} on {whole.name}", provenance, found, ids)
+        if opened.progress and (opened.folder / "tensorboard").is_dir():
             write_to_board(opened.folder, dataset.name, opened.progress["step"], found)
         say(f"figures, ids and a report to look at: {output.report.parent}/")
     if topology.world_size > 1:

@@ -216,3 +216,10 @@ def test_evaluations_are_compared_and_other_samples_are_refused(run, evaluate, c
     (tmp_path / "damaged" / "metrics.json").write_text("{")
     done = run("compare", "a", "damaged")
     assert (done.returncode, "damaged: not an evaluation" in done.stderr) == (1, True), done.stderr
+
+
+def test_a_single_sample_is_found_at_once(evaluate, tmp_path):
+    found, ids, _ = evaluate(write_figures(tmp_path / "d", 9), "--limit", 1)
+    assert (found["pairs"], len(ids)) == (1, 1)
+    assert found["metrics"]["image_to_text_mean_rank"] == 1
+    assert found["retrieval"]["chance"]["text_to_image_recall_at_1"] == 1
