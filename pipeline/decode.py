@@ -57,11 +57,11 @@ class TrainImages:
     def crop(self, width: int, height: int, uniforms: Sequence[float]) -> Crop:
         """The crop of an image of that size: left, top, width, height, in whole pixels as torchvision's.
 
-        Large crops (four times `size` and more) begin and end on multiples of 2, 4 or 8 pixels, so that the
-        fast path may reduce the image while decoding; "published" takes torchvision's as they are.
+        Large crops (twice `size` and more) begin and end on multiples of 2, 4 or 8 pixels, so that the fast
+        path may reduce the image while decoding; "published" takes torchvision's as they are.
         """
         crop = random_resized_crop(width, height, uniforms, self.crop_scale)
-        return crop if self.decode == "published" else on_reduced_pixels(crop, self.size)
+        return crop if self.decode == "published" else on_reduced_pixels(crop, width, height, self.size)
 
     def __call__(self, data: memoryview, uniforms: Sequence[float], out: np.ndarray) -> None:
         """Decode `data` into `out` (uint8 [size, size, 3]); raises ImageError."""

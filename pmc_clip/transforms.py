@@ -30,9 +30,9 @@ def to_rgb(image: Image.Image) -> Image.Image:
         image.load()  # the result must outlive the file that the picture may still be tied to
         return image
     if image.has_transparency_data:
-        image = image.convert("RGBA")
+        image = image if image.mode == "RGBA" else image.convert("RGBA")
         white = Image.new("RGB", image.size, "white")
-        white.paste(image, mask=image.getchannel("A"))
+        white.paste(image, mask=image)
         return white
     if image.mode == "I" or image.mode.startswith("I;16"):
         grey = np.clip(np.asarray(image, dtype=np.int64), 0, 65535)

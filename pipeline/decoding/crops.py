@@ -35,26 +35,32 @@ def random_resized_crop(width: int, height: int, uniforms: Sequence[float], crop
     return (width - crop_width) // 2, (height - crop_height) // 2, crop_width, crop_height
 
 
-def spare(crop: Crop, size: int) -> float:
-    """How many times the pixels wanted, at `size` a side, a crop has, in the direction that has less."""
-    return min(crop[2:]) / size
-
-
 def reduction(crop: Crop, size: int) -> int:
-    """By how much (1, 2, 4 or 8) an image may be reduced before its crop is resized to `size` pixels a side.
-
-    At least twice as many pixels as wanted are left in either direction, so that how the image was reduced
-    can hardly be seen in the result.
+    """By how much (1, 2, 4 or 8) an image may be reduced before its crop is resized to `size` pixels a side:
+    as many pixels as wanted are left in either direction, and the crop's edges are on whole ones.
     """
-    return next((factor for factor in (8, 4, 2) if 2 * factor <= spare(crop, size)), 1)
+    return min(_covering(crop, size), math.gcd(8, *crop))
 
 
-def on_reduced_pixels(crop: Crop, size: int) -> Crop:
-    """The crop with its edges on whole pixels of the image as `reduction` allows to reduce it.
+def _covering(crop: Crop, size: int) -> int:
+    return next((factor for factor in (8, 4, 2) if factor * size <= min(crop[2:])), 1)
 
-    Edges move by less than half a pixel of the result. Without that, the crop of a reduced image would
-    begin between its pixels, and fine lines would come out elsewhere than from the whole image.
+
+def on_reduced_pixels(crop: Crop, width: int, height: int, size: int) -> Crop:
+    """The crop of a width × height image with its edges moved to where `reduction` may be the most that
+    leaves the pixels wanted.
+
+    Edges move by at most half a pixel of the result (by less than one at the end of an image that the
+    reduction does not divide). Without that, the crop of a reduced image would begin between its pixels, and
+    fine lines would come out elsewhere than from the whole image.
     """
-    factor = reduction(crop, size)
-    left, top, width, height = (edge // factor * factor for edge in crop)
-    return left, top, width, height
+    factor = _covering(crop, size)
+
+    def edges(first: int, length: int, whole: int) -> tuple[int, int]:
+        begin = (first + factor // 2) // factor * factor
+        end = min((first + length + factor // 2) // factor, whole // factor) * factor
+        return begin, end - begin
+
+    left, crop_width = edges(crop[0], crop[2], width)
+    top, crop_height = edges(crop[1], crop[3], height)
+    return left, top, crop_width, crop_height

@@ -1,9 +1,9 @@
 """Decode, crop and resize with as little work as the pixels allow.
 
 Pixels are kept in the channels that they are stored in until they are few: grey stays one channel, CMYK four,
-and both become RGB after resizing. Large JPEGs are decoded at half, a quarter or an eighth of their size
-where that leaves at least twice the pixels wanted. What is not a sound JPEG is Pillow's, as is the last word
-on what is broken.
+and both become RGB after resizing. JPEGs are decoded at the smallest of the whole, half, a quarter or an
+eighth of their size that still covers the crop. What is not a sound JPEG is Pillow's, as is the last word on
+what is broken.
 """
 
 from collections.abc import Callable
@@ -12,7 +12,7 @@ import numpy as np
 import simplejpeg
 from PIL import Image
 
-from pipeline.decoding.crops import Crop, reduction, spare
+from pipeline.decoding.crops import Crop, reduction
 from pipeline.decoding.open_image import opened
 from pipeline.decoding.resize import resize_channels, resize_plane
 from pmc_clip.transforms import to_rgb
@@ -58,8 +58,6 @@ def _decode_jpeg(
         pixels = simplejpeg.decode_jpeg(
             data,
             _CHANNELS[colours],
-            # Colour stored at half the resolution is repeated, not interpolated, where resizing hides it.
-            fastupsample=spare(crop, size) >= 2,
             min_height=-(-height // factor),
             min_width=-(-width // factor),
         )

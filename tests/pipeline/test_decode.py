@@ -6,8 +6,9 @@ import struct
 
 import numpy as np
 import pytest
+import simplejpeg
 import torch
-from PIL import Image
+from PIL import Image, ImageFilter
 from torchvision.transforms import CenterCrop, InterpolationMode, RandomResizedCrop, Resize
 from torchvision.transforms import functional as torchvision_functional
 
@@ -52,8 +53,8 @@ def figures(shared) -> list[bytes]:
 
 @pytest.mark.parametrize("size", [SIZE, 96])
 def test_fast_pixels_agree_with_a_full_decode_and_pillows_bicubic(figures, size):
-    """On every real figure: far below 1 level of 255 on average, below 4 for the worst image. (At 96 pixels
-    most JPEGs are reduced while they are decoded, some to a quarter.)
+    """On every real figure: below 1 level of 255 on average, below 4 for the worst image. (Most JPEGs are
+    reduced while they are decoded: at 224 pixels to a half, at 96 some to an eighth.)
     """
     assert len(figures) == 277
     fast, differences = TrainImages(size), []
@@ -63,8 +64,8 @@ def test_fast_pixels_agree_with_a_full_decode_and_pillows_bicubic(figures, size)
         crop = image.crop((left, top, left + width, top + height))
         reference = crop.resize((size, size), Image.Resampling.BICUBIC)
         differences.append(difference(pixels(fast, data, uniforms), np.asarray(reference)))
-    assert np.mean(differences) < 0.3
-    assert np.max(differences) < 2
+    assert np.mean(differences) < 1
+    assert np.max(differences) < 4
 
 
 def test_exact_pixels_are_the_crop_resized_by_pillow_after_conversion(figures):
@@ -121,12 +122,38 @@ def test_published_pixels_are_torchvisions_on_the_picture_as_stored(mode):
 
 
 @pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("size", [45, 64])
-def test_fast_pixels_agree_for_every_mode_even_of_noise(mode, size):
+def test_fast_pixels_agree_for_every_mode_even_of_noise(mode):
     """Noise in black and white is the worst case: the first resize clips what the second would have used."""
     data, uniforms = of_mode(mode), draw(1)[0].tolist()
-    fast, exact = (pixels(TrainImages(size, decode=decode), data, uniforms) for decode in ("fast", "exact"))
+    fast, exact = (pixels(TrainImages(64, decode=decode), data, uniforms) for decode in ("fast", "exact"))
     assert difference(fast, exact) < 3
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+def test_reduced_jpegs_agree_for_every_mode(mode):
+    picture = noise(90, 131).filter(ImageFilter.GaussianBlur(2)).convert(mode)
+    data, uniforms = encoded(picture, "JPEG", quality=95), draw(1)[0].tolist()
+    for size in (40, 20, 10):
+        fast, exact = (pixels(TrainImages(size, decode=way), data, uniforms) for way in ("fast", "exact"))
+        assert difference(fast, exact) < 1.5
+
+
+@pytest.mark.parametrize("size", [64, 224])
+@pytest.mark.parametrize("wanted", [(224, 1), (447, 1), (448, 2), (895, 2), (896, 4), (1791, 4), (1792, 8)])
+def test_the_smallest_scale_that_covers_the_crop_is_decoded(monkeypatch, size, wanted):
+    """Sides are of the crop, here the whole image, for 224 pixels of the result; and as many times as that
+    for others.
+    """
+    side, factor = wanted[0] * size // SIZE, wanted[1]
+    decoded, decode = [], simplejpeg.decode_jpeg
+
+    def seen(*args, **kwargs):
+        decoded.append(decode(*args, **kwargs))
+        return decoded[-1]
+
+    monkeypatch.setattr(simplejpeg, "decode_jpeg", seen)
+    pixels(TrainImages(size, crop_scale=1.0), encoded(Image.new("RGB", (side, side)), "JPEG"))
+    assert [array.shape[0] for array in decoded] == [-(-side // factor)]
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 50), (3, 2), (200, 3), (65, 64)])
@@ -147,7 +174,8 @@ def test_large_jpegs_are_reduced_without_moving(subsampling, side):
     for uniforms in draw(3).tolist():
         fast, exact = (pixels(TrainImages(64, decode=decode), data, uniforms) for decode in ("fast", "exact"))
         assert difference(fast, exact) < 0.5
-        assert abs(fast.astype(int).sum() - exact.astype(int).sum()) / fast.size < 0.25
+        # Half a pixel of the reduced image is 0.75 levels and more.
+        assert np.abs((fast.astype(int) - exact).mean(axis=(0, 1))).max() < 0.5
 
 
 def test_exif_orientation_is_left_as_it_is():
@@ -201,15 +229,22 @@ def test_the_last_uniforms_stay_inside_the_image():
 
 
 def test_crops_are_torchvisions_to_half_a_pixel_of_the_result_and_published_ones_wholly():
+    """At the end of an image that the reduction does not divide (1303 × 1101), to less than a pixel."""
     fast, published, moved = TrainImages(SIZE), TrainImages(SIZE, decode="published"), 0
-    for width, height in ((600, 400), (1300, 1100), (5000, 4000)):
+    for width, height in ((440, 400), (1300, 1100), (1303, 1101), (5000, 4000)):
         for uniforms in draw(50).tolist():
             crop = random_resized_crop(width, height, uniforms, 0.9)
             assert published.crop(width, height, uniforms) == crop
-            off = np.abs(np.array(fast.crop(width, height, uniforms)) - crop).max()
-            assert off < min(crop[2:]) / SIZE / 2 if width > 600 else off == 0
+            off = np.abs(edges(fast.crop(width, height, uniforms)) - edges(crop)).max()
+            most = 1 if width == 1303 else 0.5
+            assert off <= most * min(crop[2:]) / SIZE if width > 440 else off == 0
             moved += off > 0
-    assert moved > 50
+    assert moved > 100
+
+
+def edges(crop: tuple[int, int, int, int]) -> np.ndarray:
+    left, top, width, height = crop
+    return np.array([left, top, left + width, top + height])
 
 
 @pytest.mark.parametrize("decode", ["fast", "exact", "published"])
