@@ -29,6 +29,8 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from loader_setups import environment
+
 BLOCK = 3 * 2**20
 OBJECTS, OBJECT_BLOCKS = 4, 85
 Read = Callable[[str, int], object]  # (object, first byte) -> the block's bytes
@@ -191,19 +193,6 @@ def measure(client: str, endpoint: str, in_flight: int, blocks: int, *, busy: bo
     }
 
 
-def interpreter(client: str, scratch: Path) -> str:
-    """The Python that has a client; its environment is made where it is not there yet."""
-    packages = CLIENTS[client][1]
-    if not packages:
-        return sys.executable
-    environment = scratch / "environments" / "+".join(packages)
-    if not (environment / "complete").exists():
-        subprocess.run([sys.executable, "-m", "venv", "--clear", environment], check=True)
-        subprocess.run([environment / "bin/python", "-m", "pip", "install", "-q", *packages], check=True)
-        (environment / "complete").touch()
-    return str(environment / "bin/python")
-
-
 def make_certificates(scratch: Path) -> None:
     """An authority, and a certificate of it for this machine."""
     new = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "30"]
@@ -260,7 +249,7 @@ def compare(options: argparse.Namespace) -> None:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     authority = str(options.scratch.resolve() / "authority.pem")
-    environment = {
+    variables = {
         **os.environ,
         "AWS_ENDPOINT_URL": f"http{'s' if options.tls else ''}://127.0.0.1:{port}",
         "AWS_ACCESS_KEY_ID": "test",
@@ -277,11 +266,12 @@ def compare(options: argparse.Namespace) -> None:
             for client in CLIENTS:
                 for busy in (False, True):
                     blocks = options.blocks // (8 if busy else 1)
-                    command = [interpreter(client, options.scratch), __file__, *shared, "--measure", client]
-                    command += ["--in-flight", str(options.in_flight), "--blocks", str(blocks)]
+                    command = [environment(CLIENTS[client][1], options.scratch), __file__, *shared]
+                    command += ["--measure", client, "--in-flight", str(options.in_flight)]
+                    command += ["--blocks", str(blocks)]
                     command += ["--busy"] if busy else []
                     done = subprocess.run(
-                        command, env=environment, check=True, stdout=subprocess.PIPE, timeout=120
+                        command, env=variables, check=True, stdout=subprocess.PIPE, timeout=120
                     )
                     results.setdefault((client, busy), []).append(json.loads(done.stdout))
     finally:

@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -66,6 +67,19 @@ def test_a_run_leaves_what_is_promised(trained):
     assert {"train/mlm_loss", "train/learning_rate", "valid/image_to_text_recall_at_10"} <= set(
         board.Tags()["scalars"]
     )
+
+
+def test_rate_busy_time_and_queue_of_every_loader_stage_are_logged_with_a_verdict(trained):
+    board = EventAccumulator(str(trained / "tensorboard"))
+    board.Reload()
+    stages = {"fetch_mb_per_second", "fetch_busy", "fetch_wait", "mb_ahead", "parse_busy", "decode_busy"}
+    stages |= {"text_busy", "samples_per_second", "wait", "buffers_full", "batches_ready"}
+    assert {f"loader/{name}" for name in stages} <= set(board.Tags()["scalars"])
+    assert [event.step for event in board.Scalars("loader/decode_busy")] == [2, 4, 6, 8]
+    entries = [json.loads(line) for line in (trained / "metrics.jsonl").read_text().splitlines()]
+    verdicts = [entry["verdict"] for entry in entries if entry["kind"] == "loader"]
+    assert len(verdicts) == 4
+    assert all(re.match(r"training waits \d+% on the loader: ", verdict) for verdict in verdicts)
 
 
 def test_loss_falls(trained):

@@ -11,6 +11,8 @@ from pathlib import Path
 import psutil
 import pytest
 
+from shards import ShardDataset
+
 EXAMPLES = Path(__file__).parents[2] / "docs" / "examples"
 
 
@@ -92,3 +94,59 @@ def test_a_killed_dataloader_goes_on_with_the_same_samples_and_pixels(
     assert run.position > 0
     lines += example("resumable_dataloader.py", *run.flags, "--workers", phases[-1][1])
     assert lines == undisturbed
+
+
+RUN_OPEN_CLIP = """
+import runpy, sys
+import open_clip
+from shards import ShardDataset
+
+example, make = sys.argv.pop(1), ShardDataset.__init__
+
+def make_noting(self, *arguments, transform, shuffle=True, **options):
+    def noted(sample, position):
+        if shuffle:
+            print(position, sample.key, file=open("read.txt", "a"))
+        return transform(sample, position)
+    make(self, *arguments, transform=noted, shuffle=shuffle, **options)
+
+ShardDataset.__init__ = make_noting
+open_clip.add_model_config("few_weights.json")
+runpy.run_path(example, run_name="__main__")
+"""
+
+
+@pytest.mark.slow
+def test_open_clip_trains_in_the_exact_order_and_goes_on_where_it_was_stopped(
+    sample_shards, launch, tmp_path
+):
+    """Its own training, of a model of few weights: the samples that it asked for are written down."""
+    part = {"layers": 1, "width": 32}
+    vision = {**part, "image_size": 32, "patch_size": 16, "head_width": 16}
+    text = {**part, "context_length": 16, "vocab_size": 49408, "heads": 2}
+    model = {"embed_dim": 16, "vision_cfg": vision, "text_cfg": text}
+    (tmp_path / "few_weights.json").write_text(json.dumps(model))
+    (tmp_path / "run.py").write_text(RUN_OPEN_CLIP)
+    flags = ["--train-data", sample_shards / "train", "--val-data", sample_shards / "valid", "--workers", 0]
+    flags += ["--dataset-type", "webdataset", "--model", "few_weights", "--batch-size", 32, "--name", "run"]
+    flags += ["--device", "cpu", "--val-frequency", 1]
+    for more in (["--epochs", 1], ["--epochs", 2, "--resume", "logs/run/checkpoints/epoch_1.pt"]):
+        command = [sys.executable, "run.py", EXAMPLES / "open_clip_training.py", *flags, *more]
+        done = subprocess.run(
+            [str(word) for word in command],
+            cwd=tmp_path,
+            env=launch[1](),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        assert "Eval Epoch" in done.stderr
+    expected = ShardDataset(
+        sample_shards / "train",
+        batch_size=32,
+        seed=0,
+        samples=2 * 256,  # 225 samples are 8 batches
+        transform=lambda sample, position: f"{position} {sample.key}",
+    )
+    assert (tmp_path / "read.txt").read_text().splitlines() == list(expected)

@@ -104,8 +104,8 @@ def measure(folder, decoding: float, consuming: float) -> StageReport:
 
 def test_a_real_loader_with_a_slow_decoder_is_decode_bound_over_the_last_stretch_alone(tmp_path):
     report = measure(tmp_path, decoding=0.005, consuming=0)
-    assert report.waits > 0.9
-    assert report.of_threads(report.loader.decode) > 0.8
+    assert report.waits > 0.7  # of what a busy machine leaves
+    assert report.loader.decode > 0.9 * report.loader.busy
     assert 30 < report.loader.samples <= 80  # of 160: those after the first snapshot
 
 
