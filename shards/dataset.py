@@ -197,7 +197,7 @@ def _selection(selected: np.ndarray | None) -> Selection | None:
 _TABLE_REMEDY = "fetch it again from where it came, or write the data set again with --overwrite"
 
 
-def open_dataset(address: str) -> Dataset:
+def open_dataset(address: str | os.PathLike[str]) -> Dataset:
     """Open the data set in a folder (local path or fsspec address).
 
     Raises UsageError where there is none, DataError where its manifest, index or checksums do not fit

@@ -22,7 +22,7 @@ from shards.worker_share import WorkerShare
 class SampleSource:
     """The samples that this process, or this DataLoader worker, is to have, in the order of the data set.
 
-    data: the address of a data set, or one that is open, or a `Mixture` (which has its own seed and lanes).
+    data: the path or address of a data set, an open one, or a `Mixture` (which has its own seed and lanes).
     batch_size: samples of one rank in a batch. seed, lanes: of the order. start: the position to begin at:
     the number of samples seen by all ranks together. samples: how many samples one iteration gives to all
     ranks together; None: those up to the end of the epoch. Both are rounded up to whole global batches, so
@@ -36,7 +36,7 @@ class SampleSource:
 
     def __init__(
         self,
-        data: str | Dataset | Mixture,
+        data: str | os.PathLike[str] | Dataset | Mixture,
         *,
         batch_size: int = 1,
         seed: int = 0,
@@ -57,7 +57,7 @@ class SampleSource:
                 raise UsageError(f"{name}={number}: it must be {least} or more")
         if not shuffle and (start or samples):
             raise UsageError("start= and samples= mean nothing with shuffle=False: an evaluation reads all")
-        if isinstance(data, str):
+        if isinstance(data, (str, os.PathLike)):
             data = open_dataset(data)
         self._mixture = data if isinstance(data, Mixture) else Mixture([data], [lanes], seed)
         for dataset in self._mixture.datasets:

@@ -128,10 +128,12 @@ def test_open_clip_trains_in_the_exact_order_and_goes_on_where_it_was_stopped(
     (tmp_path / "few_weights.json").write_text(json.dumps(model))
     (tmp_path / "run.py").write_text(RUN_OPEN_CLIP)
     flags = ["--train-data", sample_shards / "train", "--val-data", sample_shards / "valid", "--workers", 0]
-    flags += ["--dataset-type", "webdataset", "--model", "few_weights", "--batch-size", 32, "--name", "run"]
+    flags += ["--dataset-type", "webdataset", "--model", "few_weights", "--batch-size", 32]
     flags += ["--device", "cpu", "--val-frequency", 1]
-    for more in (["--epochs", 1], ["--epochs", 2, "--resume", "logs/run/checkpoints/epoch_1.pt"]):
-        command = [sys.executable, "run.py", EXAMPLES / "open_clip_training.py", *flags, *more]
+    stopped = ["--name", "stopped", "--epochs", 1]
+    resumed = ["--name", "resumed", "--epochs", 2, "--resume", "logs/stopped/checkpoints/epoch_1.pt"]
+    for run_flags in (stopped, resumed):
+        command = [sys.executable, "run.py", EXAMPLES / "open_clip_training.py", *flags, *run_flags]
         done = subprocess.run(
             [str(word) for word in command],
             cwd=tmp_path,

@@ -4,6 +4,7 @@ import gc
 import pickle
 import threading
 from itertools import islice
+from pathlib import Path
 
 import pytest
 from torch.utils.data import DataLoader
@@ -72,7 +73,7 @@ def test_workers_give_the_same_batches_epoch_after_epoch(make, options):
 
 
 def test_without_a_transform_a_sample_is_its_file_and_caption(address):
-    batch = next(iter(DataLoader(ShardDataset(address, batch_size=4), 4, num_workers=1)))
+    batch = next(iter(DataLoader(ShardDataset(Path(address), batch_size=4), 4, num_workers=1)))
     assert batch["position"].tolist() == [0, 1, 2, 3]
     assert all(image[:2] in (b"\xff\xd8", b"\x89P", b"GI") for image in batch["image"])
     assert all(isinstance(caption, str) and caption for caption in batch["caption"])
