@@ -28,7 +28,7 @@ MARKER = "interrupted"
 _SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 # Ctrl-C reaches a launcher and its processes, and the launcher passes it on: that is one request.
 _ONE_REQUEST_SECONDS = 1.0
-_START_SECONDS = 15.0  # given to a process that is starting to leave what it is doing
+_START_SECONDS = 5.0  # given to a process that is starting to leave what it is doing
 
 Item = TypeVar("Item")
 
