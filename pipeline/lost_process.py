@@ -30,7 +30,7 @@ def naming_lost_processes(topology: Topology) -> Iterator[None]:
         timer.daemon = True
         timer.start()
         said = _SOURCE.sub("", str(error).strip()).splitlines()[0].partition(". ")[0]
-        late = "timed out" in said.lower() or "timeout" in said.lower()
+        late = re.search("timed out|timeout", said.lower()) and "refused" not in said
         what = "no answer from another process within --timeout" if late else "another process is gone"
         raise DataError(
             f"{what} ({said}): look for the first error among the messages of the others, then start "
