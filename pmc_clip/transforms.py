@@ -7,14 +7,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
+from pmc_clip.config import VisionConfig
 from pmc_clip.errors import ModelError
 
 if TYPE_CHECKING:  # images are made ready in processes that should not wait for torch
     import torch
 
-MEAN = (0.48145466, 0.4578275, 0.40821073)
+MEAN = VisionConfig.mean
 """Channel means of the published preprocessing (CLIP's training data), of values in [0, 1]."""
-STD = (0.26862954, 0.26130258, 0.27577711)
+STD = VisionConfig.std
 """Channel standard deviations of the published preprocessing (CLIP's training data)."""
 
 
