@@ -16,7 +16,7 @@ _TOOLTIP = 5_000  # characters; captions of megabytes exist
 def thumbnail_html(data: "bytes | memoryview") -> str:
     """An image, small, inside the page; raises what Pillow raises on one that it cannot decode."""
     with Image.open(io.BytesIO(data)) as image:
-        image.draft(None, (2 * THUMBNAIL, 2 * THUMBNAIL))
+        image.draft(None, (THUMBNAIL, THUMBNAIL))
         small = to_rgb(image)
         small.thumbnail((THUMBNAIL, THUMBNAIL))
     out = io.BytesIO()

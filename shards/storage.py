@@ -21,7 +21,7 @@ from shards.retry import retry
 from shards.upload import S3Upload, StagedUpload, abort_uploads
 
 _S3 = ("s3://", "s3a://")
-_WRITE_BACK = 4 * 2**20
+_BUFFER, _WRITE_BACK = 2**20, 4 * 2**20
 _CHANGED_REMEDY = (
     "fetch this shard again from where it came, or describe the shards as they are now with 'python -m "
     "pipeline.index'"
@@ -159,22 +159,23 @@ class Folder:
         except Exception as error:
             raise self._failed("looking for the size", name, error) from error
 
-    def write(self, name: str, data: "bytes | memoryview") -> None:
+    def write(self, name: str, data: "bytes | memoryview", *, settled: bool = True) -> None:
         """Write a file that appears under its name only when it is whole (temporary name and rename; one
-        upload).
+        upload). settled: see `create`.
         """
-        with self.create(name) as file:
+        with self.create(name, settled=settled) as file:
             file.write(data)
 
     @contextmanager
-    def create(self, name: str) -> Iterator["Writer"]:
+    def create(self, name: str, *, settled: bool = True) -> Iterator["Writer"]:
         """A file to write piece by piece: `with folder.create(name) as file: file.write(data)`.
 
         It appears under its name when the block ends, and not at all where the block ends with an exception.
-        On S3 no more than 16 MiB of it are in memory.
+        settled: whether the new name, too, survives a power failure at once; else it does after the folder's
+        next settled file. On S3 no more than 16 MiB of it are in memory.
         """
         try:
-            file = self._new_file(self._path(name))
+            file = self._new_file(self._path(name), settled)
         except Exception as error:
             raise self._failed("writing", name, error) from error
         try:
@@ -187,10 +188,10 @@ class Folder:
             file.discard()
             raise
 
-    def _new_file(self, path: str) -> NewFile:
+    def _new_file(self, path: str, settled: bool) -> NewFile:
         if self._s3:
             return S3Upload(self._fs, path)
-        return StagedUpload(self._fs, path) if self.remote else LocalFile(path)
+        return StagedUpload(self._fs, path) if self.remote else LocalFile(path, settled=settled)
 
     def abort_uploads(self, names: Iterable[str]) -> None:
         """Remove what killed processes left of uploads of exactly these files: `names()` does not show it,
@@ -276,11 +277,12 @@ class Writer:
 class LocalFile:
     """A local file under a temporary name, flushed to disk and moved into place by `finish`."""
 
-    def __init__(self, path: "str | os.PathLike[str]") -> None:
+    def __init__(self, path: "str | os.PathLike[str]", *, settled: bool = True) -> None:
+        self._settled = settled
         self._target = Path(path)
         self._target.parent.mkdir(parents=True, exist_ok=True)
         self._temporary = self._target.with_name(f".{self._target.name}.{uuid.uuid4().hex}.tmp")
-        self._file = open(self._temporary, "xb")  # noqa: SIM115 (closed by finish or discard)
+        self._file = open(self._temporary, "xb", buffering=_BUFFER)  # noqa: SIM115 (closed by finish or discard)
         self._written = self._on_its_way = 0  # bytes
 
     def write(self, data: "bytes | bytearray | memoryview", /) -> None:
@@ -288,6 +290,7 @@ class LocalFile:
         self._written += self._file.write(data)
         if self._written - self._on_its_way >= _WRITE_BACK:
             # Linux takes this as leave to begin writing to the disk, so that `finish` has little to wait for.
+            self._file.flush()
             os.posix_fadvise(
                 self._file.fileno(),
                 self._on_its_way,
@@ -297,12 +300,13 @@ class LocalFile:
             self._on_its_way = self._written
 
     def finish(self) -> None:
-        """Let it appear under its name, for good."""
+        """Let it appear under its name, for good where it is to be settled."""
         with self._file:
             self._file.flush()
             os.fsync(self._file.fileno())
         os.replace(self._temporary, self._target)
-        _flush_folder(self._target.parent)
+        if self._settled:
+            _flush_folder(self._target.parent)
 
     def discard(self) -> None:
         """Remove the temporary file."""
@@ -338,7 +342,7 @@ def write_atomically(path: "str | os.PathLike[str]", data: "bytes | memoryview")
 
 
 def _flush_folder(path: Path) -> None:
-    """Let a new name survive a power failure, where the file system can do so."""
+    """Let new names survive a power failure, where the file system can do so."""
     with contextlib.suppress(OSError):
         descriptor = os.open(path, os.O_RDONLY)
         try:

@@ -69,10 +69,10 @@ def write_shard(
 
     samples: (key, members by extension) in the order they are to have. Equal samples give byte-identical
     shards. expected: what the shard is to turn out as; Unexpected is raised, and nothing appears, where it
-    does not.
+    does not. The folder's next settled file settles the shard's name, too.
     """
     lengths, checksums, digest = [], [], hashlib.sha256()
-    with folder.create(name) as file:
+    with folder.create(name, settled=False) as file:
         for key, members in samples:
             sample = pack_sample(key, members)
             if len(sample) >= 2**32:

@@ -25,6 +25,7 @@ from pipeline.sharding.member_index import MemberIndex
 from pipeline.sharding.range_readers import SpoolFile
 from pipeline.sharding.rows import Rejected
 from shards import DataError
+from shards.ranged_reads import read_local
 
 _STAT_THREADS, _STATS_AT_A_TIME = 8, 1000  # a network's file system answers many at once
 _USUAL_PATH = 256
@@ -32,7 +33,7 @@ _FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK  # opening a pipe must not w
 _NOT_THE_FILES_FAULT = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ESTALE}
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class LocalFile:
     """An image that is a file in a folder."""
 
@@ -51,8 +52,7 @@ class LocalFile:
                     raise Rejected("not a file")
                 if state.st_size > LARGEST_IMAGE:
                     raise Rejected("too large")
-                with open(descriptor, "rb", buffering=0, closefd=False) as file:
-                    return file.read()
+                return read_local(descriptor, 0, state.st_size)
             finally:
                 os.close(descriptor)
         except FileNotFoundError:

@@ -129,7 +129,8 @@ def write_described(
         written = WrittenShard(ShardRecord(name, 0, 0, ""), none, none)
     else:
         written = write_shard(folder, name, chain([first], samples))
-    folder.write(part_name(name), PackedShard(written, rejected, statistics, job).to_json())
+    description = PackedShard(written, rejected, statistics, job).to_json()
+    folder.write(part_name(name), description, settled=False)  # the manifest settles all
     return PackingOutcome(written.record.samples, len(rejected))
 
 

@@ -15,9 +15,10 @@ Content = TypeVar("Content")
 # An object store answers slowly, but many at a time. A task reads a few places, since handing one to a thread
 # costs more than reading a file that is in memory.
 READERS, PLACES_A_TASK = 8, 4
-# Seconds a place up to which storage is quick: threads would then cost more than they save, half as much
-# again as all the work of packing an image unchecked. The first few are judged together.
-_QUICK, _FEW = 0.0005, 4
+# Storage is quick where a read takes less than this: threads would then cost more than they save, half as
+# much again as all the work of packing an image unchecked. Single slow reads do not count: on a busy machine
+# there are always some.
+_QUICK_SECONDS, _SLOW_SHARE, _FEW = 0.0005, 0.25, 2
 
 
 def read_ahead(read: Callable[[Place], Content], places: Iterable[Place]) -> Iterator[Content]:
@@ -27,13 +28,13 @@ def read_ahead(read: Callable[[Place], Content], places: Iterable[Place]) -> Ite
     An error of `read` is raised before the contents of the few places that were read with it.
     """
     remaining = iter(places)
-    seconds = 0.0
+    slow = 0
     for count, place in enumerate(remaining, 1):
         begin = time.perf_counter()
         content = read(place)
-        seconds += time.perf_counter() - begin
+        slow += time.perf_counter() - begin > _QUICK_SECONDS
         yield content
-        if seconds > max(count, _FEW) * _QUICK:
+        if slow >= max(count * _SLOW_SHARE, _FEW):
             break
     waiting: deque[Future[list[Content]]] = deque()
     with ThreadPoolExecutor(READERS) as threads:

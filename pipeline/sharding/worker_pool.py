@@ -2,6 +2,8 @@
 parent.
 """
 
+import contextlib
+import ctypes
 import multiprocessing
 import os
 import signal
@@ -22,6 +24,9 @@ Task = TypeVar("Task")
 Result = TypeVar("Result")
 _NO_TASK = object()
 _SECONDS_BETWEEN_LOOKS = 0.5
+# Parameters of glibc's malloc, and the bytes from which on it gives memory back to the system.
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+_KEPT_FREE, _MAPPED = 64 * 2**20, 32 * 2**20
 
 
 def run_in_processes(
@@ -131,6 +136,17 @@ def _prepare_worker(lifeline: Connection) -> None:
         os._exit(1)
 
     threading.Thread(target=end_with_parent, daemon=True).start()
+    _keep_freed_memory()
     # C libraries (libtiff) write their complaints about an image here, past Python; errors of the work itself
     # travel to the parent.
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+
+
+def _keep_freed_memory() -> None:
+    """Let the next image be put where the last one was: giving memory back to the system and asking for it
+    again costs a tenth of the time of packing images unchecked.
+    """
+    with contextlib.suppress(AttributeError, OSError):  # another C library: its own way will do
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(_M_TRIM_THRESHOLD, _KEPT_FREE)
+        mallopt(_M_MMAP_THRESHOLD, _MAPPED)
