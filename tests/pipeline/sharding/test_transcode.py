@@ -110,7 +110,9 @@ COLOURS = {mode: gradient(mode) for mode in ("P", "RGB", "RGBA", "CMYK", "YCbCr"
 @pytest.mark.parametrize("mode", [*GREYS, *COLOURS])
 @pytest.mark.parametrize("target", ["jpeg", "webp", None])
 def test_every_kind_of_colour_keeps_its_look(mode, target):
-    result, checked = stored(encode({**GREYS, **COLOURS}[mode], "TIFF"), format=target, resize=40)
+    compression = "tiff_lzw" if mode == "YCbCr" else "raw"  # Pillow 12.3 cannot read its own raw ones
+    data = encode({**GREYS, **COLOURS}[mode], "TIFF", compression=compression)
+    result, checked = stored(data, format=target, resize=40)
     assert checked.mode == ("L" if mode in GREYS and target != "webp" else "RGB")
     middle = {"1": 255, "F": 128}.get(mode, 74)  # a float picture is stretched from black to white
     assert colour(result) == pytest.approx([middle] * 3, abs=24 if mode == "P" else 6)
