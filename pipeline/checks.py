@@ -33,10 +33,12 @@ def check_share(config: Any, *fields: str) -> None:
 
 def parse_bytes(flag: str, text: str) -> int:
     """The bytes that `500MB`, `2GiB` or `1000000` stand for; UsageError naming the flag for anything else."""
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kMGT]?)(i?)B?", text)
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kKMGT]?)(i?)B?", text)
     if not found or (found[3] and not found[2]):
         raise UsageError(f"{flag} {text}: write a number of bytes, such as 500MB or 2GiB")
-    size = int(float(found[1]) * (1024 if found[3] else 1000) ** " kMGT".index(found[2] or " "))
+    size = int(
+        float(found[1]) * (1024 if found[3] else 1000) ** " kMGT".index(found[2].replace("K", "k") or " ")
+    )
     if size < 1:
         raise UsageError(f"{flag} {text}: it must be at least one byte")
     return size

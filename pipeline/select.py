@@ -19,7 +19,6 @@ from collections.abc import Sequence
 from dataclasses import MISSING, dataclass, fields
 from typing import Annotated, Any, Literal
 
-import PIL
 import tyro
 
 from pipeline.checks import check_at_least, flag_name, local_path, output_folder
@@ -90,7 +89,7 @@ class SelectConfig:
                 raise UsageError(
                     f"{flag_name(name)} is about packing, and a view packs nothing: add --rewrite"
                 )
-        Transcoding(self.resize, self.format, self.quality).check()
+        self.transcoding.check()
 
     @property
     def addresses(self) -> list[str]:
@@ -98,10 +97,8 @@ class SelectConfig:
         return [address for group in self.data for address in group]
 
     @property
-    def transcoding(self) -> Transcoding | None:
-        """What is done with the images' bytes; None where they stay as they are."""
-        if self.resize is None and self.format is None:
-            return None
+    def transcoding(self) -> Transcoding:
+        """What is done with the images' bytes."""
         return Transcoding(self.resize, self.format, self.quality)
 
 
@@ -158,11 +155,7 @@ def _identity(
         }
     if config.rewrite:
         identity |= {"rewrite": True, "samples_per_shard": config.samples_per_shard, "seed": config.seed}
-    if config.transcoding:  # what the encoders of another version make has other bytes
-        optional = {"resize": config.resize, "format": config.format, "quality": config.quality}
-        identity |= {name: value for name, value in optional.items() if value is not None}
-        identity["pillow"] = PIL.__version__
-    return identity
+    return identity | config.transcoding.identity
 
 
 def _choose(sources: Sequence[Dataset], criteria: Criteria, workers: int) -> list[Dataset]:

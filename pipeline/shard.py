@@ -20,13 +20,12 @@ from functools import partial
 from typing import Annotated, Any, Literal
 
 import numpy as np
-import PIL
 import tyro
 
 from pipeline.checks import check_at_least, output_folder, parse_bytes, parse_share
 from pipeline.cli import main
 from pipeline.job_progress import JobProgress, Unit
-from pipeline.sharding.dask_engine import run_on_dask
+from pipeline.sharding.dask_engine import check_scheduler, run_on_dask
 from pipeline.sharding.dry_run import describe_plan
 from pipeline.sharding.endings import print_summary, resumable, say
 from pipeline.sharding.image_check import ImageRules
@@ -109,14 +108,11 @@ class ShardConfig(TableFlags):
             raise UsageError("--group-key and --group-pattern say what --split keeps together: give that too")
         if self.dask is not None and self.workers is not None:
             raise UsageError("--workers counts processes here; with --dask, its workers do the work")
-        if self.transcoding:
-            self.transcoding.check()
+        self.transcoding.check()
 
     @property
-    def transcoding(self) -> Transcoding | None:
-        """What is done with the images' bytes; None where they stay as they are."""
-        if self.resize is None and self.format is None:
-            return None
+    def transcoding(self) -> Transcoding:
+        """What is done with the images' bytes."""
         return Transcoding(self.resize, self.format, self.quality)
 
     @property
@@ -159,6 +155,8 @@ def shard(config: ShardConfig) -> None:
         if config.dry_run:
             print(describe_plan(job, workers))
             return
+        if config.dask is not None:
+            check_scheduler(config.dask)  # before the folder is this job's
         folder.claim(job.identity, overwrite=config.overwrite)
         with resumable():
             finished = _work(config, job)
@@ -266,13 +264,7 @@ def _identity(config: ShardConfig, table: SpooledTable, images: ImageSource) -> 
         "drop_duplicates": config.drop_duplicates or None,
         "caption_lines": config.caption_lines or None,
     }
-    if config.transcoding:  # what the encoders of another version make has other bytes
-        optional |= {
-            "resize": config.resize,
-            "format": config.format,
-            "quality": config.quality,
-            "pillow": PIL.__version__,
-        }
+    optional |= config.transcoding.identity
     return identity | {key: value for key, value in optional.items() if value is not None}
 
 

@@ -7,6 +7,7 @@ alone.
 """
 
 import importlib.metadata
+import importlib.util
 import logging
 import pickle
 import re
@@ -94,12 +95,10 @@ class _Cluster:
 @contextmanager
 def _connection(address: str) -> "Iterator[Client]":
     """A client of the cluster; inside, trouble with the cluster itself becomes a DataError."""
-    try:
-        from distributed import Client, KilledWorker
-        from distributed.comm import CommClosedError
-    except ImportError:
-        raise UsageError(f"--dask {address}: Dask is missing: pip install '{PROJECT}[dask]'") from None
-    _check_reachable(address)
+    check_scheduler(address)
+    from distributed import Client, KilledWorker
+    from distributed.comm import CommClosedError
+
     # What Dask has to say about lost workers and connections is said here, in one message.
     logging.getLogger("distributed").setLevel(logging.CRITICAL)
     with Client(address, timeout=SECONDS_TO_CONNECT) as client:
@@ -121,8 +120,12 @@ def _connection(address: str) -> "Iterator[Client]":
             ) from None
 
 
-def _check_reachable(address: str) -> None:
-    """Raise UsageError unless a Dask scheduler listens there: Dask's client waits for others for ever."""
+def check_scheduler(address: str) -> None:
+    """Raise UsageError unless Dask is installed and a scheduler listens there: Dask's client waits for others
+    for ever.
+    """
+    if importlib.util.find_spec("distributed") is None:
+        raise UsageError(f"--dask {address}: Dask is missing: pip install '{PROJECT}[dask]'")
     found = re.fullmatch(r"(tcp|tls)://(.+):(\d+)", address)
     if not found:
         raise UsageError(f"--dask {address}: the scheduler's address is written as tcp://host:8786")

@@ -22,10 +22,10 @@ _to_json = json.JSONEncoder(ensure_ascii=False).encode
 
 @dataclass(frozen=True)
 class Treatment:
-    """What is done with every image: the rules it must meet, and how it is transcoded, if at all."""
+    """What is done with every image: the rules it must meet, and how it is stored."""
 
     rules: ImageRules = field(default_factory=ImageRules)
-    transcoding: Transcoding | None = None
+    transcoding: Transcoding = field(default_factory=Transcoding)
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,11 @@
 """Images checked and, where it is asked for, made smaller and stored in another format, with one decode."""
 
 import io
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import lru_cache
-from typing import Literal
+from typing import Any, Literal
 
+import PIL
 from PIL import Image, ImageCms
 
 from pipeline.sharding.image_check import CheckedImage, ImageRules, check_image, open_checked
@@ -31,10 +32,26 @@ class Transcoding:
             raise UsageError(f"--resize {self.resize}: it must be at least 1 pixel")
         if not 1 <= self.quality <= 100:
             raise UsageError(f"--quality {self.quality}: it must be from 1 to 100")
+        if self.changes_nothing and self.quality != Transcoding.quality:
+            raise UsageError("--quality is that of images encoded again: add --resize or --format")
+
+    @property
+    def changes_nothing(self) -> bool:
+        """Whether images stay as they came."""
+        return self.resize is None and self.format is None
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What the bytes of the images follow from: encoders of another version make others."""
+        if self.changes_nothing:
+            return {}
+        return {name: value for name, value in asdict(self).items() if value is not None} | {
+            "pillow": PIL.__version__
+        }
 
 
 def process_image(
-    data: bytes, rules: ImageRules, transcoding: Transcoding | None = None
+    data: bytes, rules: ImageRules, transcoding: Transcoding = Transcoding()
 ) -> tuple[bytes, CheckedImage]:
     """The bytes to store and what they hold; Rejected where the image cannot be taken.
 
@@ -42,7 +59,7 @@ def process_image(
     its bytes. The rules' sizes are held against the image as it came. Of an animation the first picture is
     kept; the turn that EXIF data ask for is not made, as no reader of the shards makes it; metadata go.
     """
-    if transcoding is None:
+    if transcoding.changes_nothing:
         return data, check_image(data, rules)
     with open_checked(data, rules) as (image, checked):
         extension = _stored_extension(checked.extension, transcoding)

@@ -6,7 +6,6 @@ import io
 import json
 import re
 import signal
-import subprocess
 import tarfile
 import time
 from collections.abc import Callable, Iterable
@@ -452,16 +451,14 @@ def test_member_that_claims_more_than_the_tar_has_is_damage():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("ending", [signal.SIGKILL, signal.SIGTERM])
-def test_ended_job_goes_on_to_the_same_manifest(run, launch, put, hashes, tmp_path, ending):
-    launcher, environment = launch
+def test_ended_job_goes_on_to_the_same_manifest(run, start, put, hashes, tmp_path, ending):
     for number in range(24):
         put(
             f"{number:02d}.tar",
             [(f"{number}-{n}.{e}", b"x" * 100_000) for n in range(10) for e in ("jpg", "txt")],
         )
     folder = tmp_path / "tars"
-    command = [*launcher(1, "index"), "--shards", "tars", "--workers", "2"]
-    job = subprocess.Popen(command, cwd=tmp_path, env=environment(), stderr=subprocess.PIPE, text=True)
+    job = start("index", "--shards", "tars", "--workers", "2")
     while job.poll() is None and not list(folder.glob("*.part.json")):
         time.sleep(0.005)
     job.send_signal(ending)

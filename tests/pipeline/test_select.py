@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
 import time
 from pathlib import Path
 
@@ -417,18 +416,11 @@ def test_rewriting_transcodes(select, write_data_set, tmp_path, picture):
     assert select("--data", "a", "--out", "r", "--rewrite", "--resize", 40).returncode == 2
 
 
-def test_a_killed_rewriting_goes_on_where_it_was(launch, write_data_set, select, tmp_path, hashes):
+def test_a_killed_rewriting_goes_on_where_it_was(start, write_data_set, select, tmp_path, hashes):
     write_data_set("a", 90)
     request = ["--data", "a", "--rewrite", "--samples-per-shard", "3", "--workers", "1"]
     assert select(*request, "--out", "undisturbed/r").returncode == 0
-    launcher, environment = launch
-    job = subprocess.Popen(
-        [*launcher(1, "select"), *request, "--out", "r"],
-        cwd=tmp_path,
-        env=environment(),
-        start_new_session=True,
-        stderr=subprocess.DEVNULL,
-    )
+    job = start("select", *request, "--out", "r")
     deadline = time.monotonic() + 60
     while not list((tmp_path / "r").glob("*.part.json")) and time.monotonic() < deadline:
         time.sleep(0.01)

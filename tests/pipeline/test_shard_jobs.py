@@ -6,7 +6,6 @@ import json
 import re
 import shutil
 import signal
-import subprocess
 import time
 
 import numpy as np
@@ -215,22 +214,13 @@ def test_tasks_share_the_work_and_the_last_one_writes_the_manifest(run, articles
     assert "of other tasks not yet" in said[1]
 
 
-def test_tasks_at_the_same_time_end_with_the_same_bytes(run, launch, articles, hashes, tmp_path):
+def test_tasks_at_the_same_time_end_with_the_same_bytes(run, start, articles, hashes, tmp_path):
     """As a SLURM array starts them; whichever ends last finishes the job, or several at once."""
-    launcher, environment = launch
     flags = ("--csv", articles, "--samples-per-shard", 2, "--workers", 1)
     assert run("shard", *flags, "--out", "a/set").returncode == 0
-    words = [*launcher(1, "shard"), *map(str, flags), "--out", "b/set"]
     slurm = {"SLURM_ARRAY_TASK_COUNT": "2", "SLURM_ARRAY_TASK_MIN": "1", "SLURM_ARRAY_TASK_STEP": "1"}
     tasks = [
-        subprocess.Popen(
-            words,
-            cwd=tmp_path,
-            env=environment(SLURM_ARRAY_TASK_ID=str(number), **slurm),
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+        start("shard", *flags, "--out", "b/set", SLURM_ARRAY_TASK_ID=str(number), **slurm)
         for number in (1, 2)
     ]
     said = [task.communicate(timeout=120)[1] for task in tasks]
