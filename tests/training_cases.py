@@ -22,6 +22,7 @@ def make_trainer(
     config: ModelConfig | None = None,
     optimizer: OptimizerOptions | None = None,
     lr: float = 1e-3,
+    topology: Topology | None = None,
     **options: object,
 ) -> Trainer:
     torch.manual_seed(0)
@@ -31,7 +32,7 @@ def make_trainer(
         get_tokenizer(config),
         schedule=CosineSchedule(lr, 0, 1000),
         optimizer=optimizer or OptimizerOptions(),
-        topology=Topology(),
+        topology=topology or Topology(),
         device=torch.device(device),
         seed=5,
         global_batch=BATCH,
