@@ -1,8 +1,6 @@
 """`pipeline.stream` over S3 that fails: the same keys and pixels, or one message and a quick end."""
 
 import re
-import signal
-import time
 from collections import Counter
 
 import pytest
@@ -109,22 +107,3 @@ def test_a_shard_that_was_replaced_is_said_at_once(epoch, address):
         folder.write("d-000100.tar", before)
     assert done.returncode == 1
     assert "d-000100.tar: changed since the manifest was written" in done.stderr.splitlines()[-1]
-
-
-@pytest.mark.parametrize(
-    ("number", "code"), [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, None, marks=pytest.mark.slow)]
-)
-def test_a_signal_ends_the_command_within_two_seconds_while_reads_hang(start, address, number, code):
-    with faulty_s3(lambda _, line: fault_proxy.HANG if is_shard(line) else None) as proxy:
-        process = start("stream", "--data", address)
-        deadline = time.monotonic() + 60
-        while not proxy.faults():
-            assert time.monotonic() < deadline
-            assert process.poll() is None, process.communicate()
-            time.sleep(0.05)
-        process.send_signal(number)
-        begin = time.monotonic()
-        _, said = process.communicate(timeout=30)
-        assert time.monotonic() - begin < 2
-    assert process.returncode == code or code is None
-    assert "Traceback" not in said
