@@ -60,8 +60,8 @@ def write_piece(folder: Folder, number: int, piece: Piece, format: Format) -> No
     """Write a piece's files; until the last of them appears, there is no such piece."""
     columns = {
         "number": pa.array(piece.numbers, pa.int64()),
-        "key": pa.array(piece.keys, pa.string()),
-        "caption": pa.array(piece.captions, pa.string()),
+        "key": pa.array(map(_as_utf8, piece.keys), pa.string()),
+        "caption": pa.array(map(_as_utf8, piece.captions), pa.string()),
     }
     for part, features in piece.features.items():
         if format == "parquet":
@@ -76,6 +76,11 @@ def write_piece(folder: Folder, number: int, piece: Piece, format: Format) -> No
     table = pa.table(columns).replace_schema_metadata({_LEFT_OUT: left_out.encode()})
     pq.write_table(table, sink, compression="zstd")
     folder.write(samples_file(number), memoryview(sink.getvalue()))
+
+
+def _as_utf8(text: str) -> str:
+    """A text as a file can hold it: file names and captions may have characters that are none."""
+    return text.encode("utf-8", "replace").decode()
 
 
 def count_rows(folder: Folder, number: int) -> tuple[int, list[LeftOut]]:
@@ -96,7 +101,7 @@ def read_features(folder: Folder, part: Part, number: int, format: Format) -> np
     try:
         if format == "parquet":
             column = _open_samples(folder, number).read(columns=[part]).column(part).combine_chunks()
-            return column.values.to_numpy().reshape(len(column), column.type.list_size)
+            return np.array(column.values).reshape(len(column), column.type.list_size)
         if folder.remote:
             return np.load(io.BytesIO(folder.read(name)), allow_pickle=False)
         return np.load(folder.locate(name).removeprefix("file://"), mmap_mode="c", allow_pickle=False)

@@ -30,6 +30,8 @@ def serve(searcher: Searcher, figures: Figures, top: int, host: str, port: int, 
     with tempfile.TemporaryDirectory(prefix="pmc-clip-uploads-") as uploads:
         # Read when gradio is imported.
         os.environ |= {"GRADIO_ANALYTICS_ENABLED": "False", "GRADIO_TEMP_DIR": uploads}
+        for name in ("NO_PROXY", "no_proxy"):  # gradio asks its own server whether it is up
+            os.environ[name] = ",".join([*filter(None, [os.environ.get(name)]), host, *_LOCAL])
         gradio = _import_gradio()
         page = build_page(gradio, searcher, figures, top, max_upload)
         page.launch(

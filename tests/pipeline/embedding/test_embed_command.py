@@ -175,17 +175,19 @@ def test_a_folder_of_images_is_embedded_by_path_and_broken_ones_are_left_out(emb
         (tmp_path / "images" / name).write_bytes(data.read_sample(number).image)
     (tmp_path / "images" / "2.jpg").write_bytes(b"\xff\xd8 broken")
     (tmp_path / "images" / "notes.txt").write_text("no image")
+    odd = os.fsencode(tmp_path / "images") + b"/z\xff.jpg"  # a name that is no text
+    Path(os.fsdecode(odd)).write_bytes(data.read_sample(6).image)
     done = embed("--out", "e", *PIECE, data="images")
     assert done.returncode == 0, done.stderr
     assert "left out: " in done.stderr
     assert f"{tmp_path}/images/2.jpg" in done.stderr
     assert "left out: 1 sample, listed in the manifest" in done.stdout
     found = open_embeddings(str(tmp_path / "e"))
-    assert found.keys == ["0.jpg", "4.jpg", "deep/1.JPG", "deep/3.JPG", "deep/5.JPG"]
-    assert found.numbers.tolist() == [0, 2, 3, 4, 5]
+    assert found.keys == ["0.jpg", "4.jpg", "deep/1.JPG", "deep/3.JPG", "deep/5.JPG", "z?.jpg"]
+    assert found.numbers.tolist() == [0, 2, 3, 4, 5, 6]
     assert [(entry.number, "2.jpg" in entry.reason) for entry in found.manifest.left_out] == [(1, True)]
     assert embed("--out", "all").returncode == 0
-    assert np.abs(features(tmp_path / "e") - features(tmp_path / "all")[[0, 4, 1, 3, 5]]).max() < 1e-5
+    assert np.abs(features(tmp_path / "e") - features(tmp_path / "all")[[0, 4, 1, 3, 5, 6]]).max() < 1e-5
     with pytest.raises(UsageError, match="features of images only"):
         found.features("text")
 

@@ -76,11 +76,12 @@ def upload(page, path) -> None:
     page.set_input_files("#figure input[type=file]", path)
 
 
-def test_the_server_refuses_large_uploads_keeps_its_port_and_deletes_what_it_got(
+def test_behind_a_proxy_the_server_refuses_large_uploads_keeps_its_port_and_deletes_what_it_got(
     serve, run, embedded, tmp_path
 ):
     (tmp_path / "tmp").mkdir()
-    server, address = serve(TMPDIR=str(tmp_path / "tmp"))
+    nowhere = "http://127.0.0.1:9"
+    server, address = serve(TMPDIR=str(tmp_path / "tmp"), HTTP_PROXY=nowhere, http_proxy=nowhere)
     for size, status in ((2**20 - 1, 200), (2 * 2**20, 413)):
         content = {"files": ("figure.png", bytes(size))}
         answer = httpx.post(f"{address}/gradio_api/upload", files=content, trust_env=False, timeout=60)
