@@ -18,6 +18,7 @@ import sys
 import time
 from pathlib import Path
 from statistics import mean, median
+from typing import Any
 
 PROJECT = Path(__file__).resolve().parents[1]
 SAVED = 75  # the exit code of a run that was asked to end
@@ -83,7 +84,7 @@ def own_memory(pid: int) -> float:
     return next(int(line.split()[1]) for line in status.splitlines() if line.startswith("RssAnon")) / 1000
 
 
-def evaluate(shards: Path, scratch: Path) -> dict[str, float]:
+def evaluate(shards: Path, scratch: Path) -> dict[str, Any]:
     checkpoint = scratch / "runs" / "half_hour" / "checkpoints" / "latest"
     out = scratch / "evaluated"
     command("evaluate", "--data", shards, "--checkpoint", checkpoint, "--out", out)
@@ -95,38 +96,29 @@ def report(
     last: dict[str, float],
     losses: list[float],
     memory: list[float],
-    figures: dict[str, float],
+    figures: dict[str, Any],
 ) -> None:
     third = len(memory) // 3
     middle, end = median(memory[third : 2 * third]), median(memory[2 * third :])
     tenth = max(1, len(losses) // 10)
-    recalls = find(figures, "recall_at_10")
+    names = [f"{direction}_recall_at_10" for direction in ("image_to_text", "text_to_image")]
+    recalls = {name: figures["metrics"][name] for name in names}
+    chance = figures["retrieval"]["chance"]
     print(f"{minutes:g} minutes, {last['step']:,} steps, {last['samples_seen']:,} samples seen")
     print(f"memory: median {middle:,.0f} MB in the middle third, {end:,.0f} MB in the last")
     print(f"loss: {mean(losses[:tenth]):.2f} in the first tenth, {mean(losses[-tenth:]):.2f} in the last")
     for name, value in recalls.items():
-        print(f"{name}: {value:.1%}")
+        print(f"{name}: {value:.1%} (chance {chance[name]:.1%})")
     print(f"machine: {os.cpu_count()} cores, load {os.getloadavg()[2]:.1f} over the last quarter of an hour")
     failures = []
     if end > FLAT * middle:
         failures.append("memory grew")
     if mean(losses[-tenth:]) > 0.7 * mean(losses[:tenth]):
         failures.append("the loss did not fall")
-    if not recalls or min(recalls.values()) < FAR_ABOVE_CHANCE * 10 / 225:
+    if any(value < FAR_ABOVE_CHANCE * chance[name] for name, value in recalls.items()):
         failures.append("R@10 is not far above chance")
     if failures:
         sys.exit("; ".join(failures))
-
-
-def find(values: dict[str, object], ending: str) -> dict[str, float]:
-    """All figures of a nested report whose name ends so."""
-    found: dict[str, float] = {}
-    for name, value in values.items():
-        if isinstance(value, dict):
-            found |= {f"{name}.{inner}": number for inner, number in find(value, ending).items()}
-        elif name.endswith(ending) and isinstance(value, int | float):
-            found[name] = float(value)
-    return found
 
 
 if __name__ == "__main__":
