@@ -54,7 +54,7 @@ def save_in_thread(state: Checkpoint, path: Path) -> None:
 def step(left: torch.Tensor, right: torch.Tensor) -> float:
     """Seconds of a stretch of arithmetic."""
     begin = time.perf_counter()
-    for _ in range(20):
+    for _ in range(10):
         torch.mm(left, right)
     return time.perf_counter() - begin
 
@@ -62,7 +62,7 @@ def step(left: torch.Tensor, right: torch.Tensor) -> float:
 def measure(name: str, rounds: int, place: Path) -> None:
     """Print the table's row of a model."""
     state = make_state(name)
-    size = torch.randn(768, 768)
+    size = torch.randn(384, 384)
     in_thread, in_background, alone, beside, first = [], [], [], [], 0.0
     with CheckpointSaver(Folder(place / "background"), Retention(keep_last=1)) as saver:
         for number in range(rounds + 1):

@@ -81,7 +81,7 @@ class Job:
         """The weights at the end, and what was logged of training and validation but for rates."""
         path = self.folder / "checkpoints" / f"step-{STEPS:08d}.pt"
         lines = map(json.loads, (self.folder / "metrics.jsonl").read_text().splitlines())
-        noisy = {"samples_per_second", "loader_wait"}
+        noisy = {"samples_per_second", "step_seconds", "tflops_per_second", "loader_wait"}
         logged = [
             {name: value for name, value in entry.items() if name not in noisy}
             for entry in lines
