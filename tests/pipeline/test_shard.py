@@ -17,6 +17,7 @@ import pytest
 import webdataset as wds
 from PIL import Image
 
+from pipeline.checks import parse_bytes
 from shards import open_dataset
 
 
@@ -374,3 +375,10 @@ def test_several_captions_of_an_image_stay_several(run, small, picture):
     dataset = open_dataset(str(small.parent / "out"))
     captions = sorted(dataset.read_sample(number).captions for number in range(30))
     assert captions == sorted(("a line", f"caption of {n}") for n in range(30))
+
+
+@pytest.mark.parametrize(
+    ("text", "size"), [("300KB", 300_000), ("300kB", 300_000), ("2KiB", 2048), ("1.5G", 1_500_000_000)]
+)
+def test_sizes_may_have_any_usual_unit(text, size):
+    assert parse_bytes("--max-shard-size", text) == size

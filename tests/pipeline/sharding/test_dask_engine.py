@@ -208,6 +208,12 @@ def test_an_address_without_a_scheduler_is_refused(listening):
             list(run_on_dask(address, abs, [1]))
 
 
+def test_a_scheduler_that_is_not_there_leaves_the_folder_unclaimed(run, small, tmp_path):
+    done = run("shard", "--csv", small, "--out", "out", "--dask", "tcp://127.0.0.1:1")
+    assert (done.returncode, "no Dask scheduler answers there" in done.stderr) == (2, True)
+    assert not (tmp_path / "out").exists()
+
+
 def hang_up(server: socket.socket) -> None:
     """What a server of another protocol does in the end."""
     server.accept()[0].close()
