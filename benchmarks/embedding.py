@@ -6,7 +6,8 @@
 
 Throughput: batches that lie in memory through the model, and `pipeline.embed`'s own loop over the data, in
 turns; the loader without a model beside them. Search: clustered float16 rows of 768 features, one query at a
-time from a data set on disk, already in the page cache.
+time from a data set on disk, already in the page cache. All in processor time with one arithmetic thread, so
+that what else runs on the machine counts little.
 """
 
 import argparse
@@ -34,7 +35,7 @@ from pipeline.searching.faiss_index import FaissIndex, build_index
 from pipeline.text import TextStage
 from shards import Folder, SampleStream, open_dataset
 
-BATCH, ROUNDS, WIDTH, CLUSTERS = 64, 5, 768, 5_000
+BATCH, WIDTH, CLUSTERS = 64, 768, 5_000
 
 
 def describe(samples: int, width: int, dtype: str, samples_per_piece: int = 2048) -> EmbeddingsManifest:
@@ -43,7 +44,7 @@ def describe(samples: int, width: int, dtype: str, samples_per_piece: int = 2048
     return EmbeddingsManifest(model, data, ["image", "text"], "npy", dtype, samples_per_piece)
 
 
-def throughput(data: str, name: str) -> None:
+def throughput(data: str, name: str, rounds: int) -> None:
     dataset = open_dataset(data)
     model = pmc_clip.create_model(name, pretrained_text=False, pretrained_image=False).eval()
     model = model.to(memory_format=torch.channels_last)
@@ -71,23 +72,23 @@ def throughput(data: str, name: str) -> None:
         for _ in loader():
             pass
 
-    rates = interleaved({"bare": bare, "embed": embed, "loader": load}, len(dataset))
-    rounds = list(zip(*(rates[key] for key in ("bare", "loader", "embed")), strict=True))
-    ratio = statistics.median(embedded / alone for alone, _, embedded in rounds)
-    both = statistics.median(embedded * (1 / alone + 1 / loaded) for alone, loaded, embedded in rounds)
+    rates = interleaved({"bare": bare, "embed": embed, "loader": load}, len(dataset), rounds)
+    in_rounds = list(zip(*(rates[key] for key in ("bare", "loader", "embed")), strict=True))
+    ratio = statistics.median(embedded / alone for alone, _, embedded in in_rounds)
+    both = statistics.median(embedded * (1 / alone + 1 / loaded) for alone, loaded, embedded in in_rounds)
     shown = " | ".join(f"{statistics.median(rates[key]):,.0f}" for key in ("bare", "loader", "embed"))
     print(f"| {name}, {size} pixels | {shown} | {ratio:.2f} | {both:.2f} |", flush=True)
 
 
-def interleaved(works: dict[str, Callable[[], None]], samples: int) -> dict[str, list[float]]:
+def interleaved(works: dict[str, Callable[[], None]], samples: int, rounds: int) -> dict[str, list[float]]:
     """Samples a second of each work in each round, after one that does not count."""
     rates: dict[str, list[float]] = {name: [] for name in works}
-    for counts in [False] + [True] * ROUNDS:
+    for counts in [False] + [True] * rounds:
         for name, work in works.items():
-            begin = time.perf_counter()
+            begin = time.process_time()
             work()
             if counts:
-                rates[name].append(samples / (time.perf_counter() - begin))
+                rates[name].append(samples / (time.process_time() - begin))
     return rates
 
 
@@ -122,9 +123,9 @@ def latency(rows: int, index: str) -> None:
         print(f"{rows:,} x {WIDTH} float16: exact {exact:,.1f} ms", flush=True)
         if index == "exact":
             return
-        begin = time.perf_counter()
+        begin = time.process_time()
         built = FaissIndex(build_index(embeddings, "image"), features)
-        seconds = time.perf_counter() - begin
+        seconds = time.process_time() - begin
         milliseconds, found = timed(lambda query: built.search(query, 10).rows[0], queries)
         recall = np.mean([len(set(a) & set(b)) / 10 for a, b in zip(found, true, strict=True)])
         probes = f"{built.index.nprobe} of {built.index.nlist}"
@@ -136,9 +137,9 @@ def timed(search: Callable[[np.ndarray], np.ndarray], queries: np.ndarray) -> tu
     search(queries[:1])
     seconds, found = [], []
     for query in queries:
-        begin = time.perf_counter()
+        begin = time.process_time()
         found.append(search(query[None]).tolist())
-        seconds.append(time.perf_counter() - begin)
+        seconds.append(time.process_time() - begin)
     return 1000 * statistics.median(seconds), found
 
 
@@ -148,16 +149,18 @@ def main() -> None:
     )
     parser.add_argument("--data", help="shards to embed")
     parser.add_argument("--models", nargs="+", default=["tiny", "small"])
+    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--rows", type=int, nargs="*", default=[])
     parser.add_argument("--index", choices=["exact", "faiss"], default="faiss")
     flags = parser.parse_args()
+    torch.set_num_threads(1)
     if flags.data:
         print(
             "| model | forward pass alone | loader alone | embed | embed / forward | embed / both in turn |"
         )
         print("| --- | ---: | ---: | ---: | ---: | ---: |")
         for name in flags.models:
-            throughput(flags.data, name)
+            throughput(flags.data, name, flags.rounds)
     for rows in flags.rows:
         latency(rows, flags.index)
 
