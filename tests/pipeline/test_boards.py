@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import time
 
 import numpy as np
 import pytest
@@ -62,6 +63,9 @@ def test_wandb_gets_the_same_offline(tmp_path, monkeypatch):
     log.show(1, "valid/matches", np.zeros((8, 8, 3), np.uint8), "1. a caption")
     log.close()
     (kept,) = (tmp_path / "run" / "wandb").glob("offline-run-*/run-*.wandb")
+    deadline = time.monotonic() + 30  # a process of wandb's own writes the file
+    while b"train/loss" not in kept.read_bytes() and time.monotonic() < deadline:
+        time.sleep(0.1)
     assert b"train/loss" in kept.read_bytes()
     assert wandb.run is None
     assert not (tmp_path / "run" / "tensorboard").exists()
