@@ -127,11 +127,12 @@ def train_until_asked_to_end(config: TrainConfig, topology: Topology, interrupti
             return False
         if log and found:
             findings, pictures = found
+            values = {name: value for one in findings for name, value in one.values.items()}
             log.show(trainer.step, "valid/matches", pictures.picture, pictures.legend())
-            log.write(trainer.step, trainer.samples_seen, findings.values, "valid")
-            say(f"validation after step {trainer.step:,}: {findings.line}")
+            log.write(trainer.step, trainer.samples_seen, values, "valid")
+            say(f"validation after step {trainer.step:,}: {'; '.join(one.line for one in findings)}")
             if config.keep_best:
-                saver.keep_if_best(trainer, config.keep_best, findings.values[config.keep_best])
+                saver.keep_if_best(trainer, config.keep_best, values[config.keep_best])
         return True
 
     loader = training_loader(

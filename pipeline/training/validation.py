@@ -8,7 +8,8 @@ import torch
 from pipeline.checks import check_at_least
 from pipeline.data import LoaderOptions
 from pipeline.decode import EvalDecode
-from pipeline.evaluation.evaluator import Findings
+from pipeline.evaluation.evaluator import Evaluator, Findings
+from pipeline.evaluation.masked_tokens import MaskedTokensEvaluator
 from pipeline.evaluation.retrieval import RetrievalEvaluator
 from pipeline.evaluation.retrieval_result import VALUES
 from pipeline.evaluation.subject import Subject, Watch
@@ -63,8 +64,8 @@ class Validation:
     topology: Topology
     device: torch.device
 
-    def run(self, model: PMCCLIP, watch: Watch = iter) -> tuple[Findings, FoundPictures] | None:
-        """What a model is found to do, on the main process; every rank must call it.
+    def run(self, model: PMCCLIP, watch: Watch = iter) -> tuple[list[Findings], FoundPictures] | None:
+        """What a model is found to do, evaluator by evaluator, on the main process; every rank must call it.
 
         watch: passes batches on, and may end with an exception on all ranks.
         """
@@ -78,5 +79,9 @@ class Validation:
             decode=self.decode,
             watch=watch,
         )
-        findings, pictures = RetrievalEvaluator().run(subject), find_pictures(subject)
-        return (findings, pictures) if findings and pictures else None
+        evaluators: list[Evaluator] = [RetrievalEvaluator()]
+        if model.mlm:
+            evaluators.append(MaskedTokensEvaluator())
+        found = [evaluator.run(subject) for evaluator in evaluators]
+        pictures = find_pictures(subject)
+        return ([findings for findings in found if findings], pictures) if pictures else None
