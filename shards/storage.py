@@ -21,7 +21,7 @@ from shards.retry import retry
 from shards.upload import S3Upload, StagedUpload, abort_uploads
 
 _S3 = ("s3://", "s3a://")
-_BUFFER, _WRITE_BACK = 2**20, 4 * 2**20
+_WRITE_BACK = 4 * 2**20
 _CHANGED_REMEDY = (
     "fetch this shard again from where it came, or describe the shards as they are now with 'python -m "
     "pipeline.index'"
@@ -282,7 +282,7 @@ class LocalFile:
         self._target = Path(path)
         self._target.parent.mkdir(parents=True, exist_ok=True)
         self._temporary = self._target.with_name(f".{self._target.name}.{uuid.uuid4().hex}.tmp")
-        self._file = open(self._temporary, "xb", buffering=_BUFFER)  # noqa: SIM115 (closed by finish or discard)
+        self._file = open(self._temporary, "xb")  # noqa: SIM115 (closed by finish or discard)
         self._written = self._on_its_way = 0  # bytes
 
     def write(self, data: "bytes | bytearray | memoryview", /) -> None:
@@ -290,7 +290,6 @@ class LocalFile:
         self._written += self._file.write(data)
         if self._written - self._on_its_way >= _WRITE_BACK:
             # Linux takes this as leave to begin writing to the disk, so that `finish` has little to wait for.
-            self._file.flush()
             os.posix_fadvise(
                 self._file.fileno(),
                 self._on_its_way,
