@@ -9,8 +9,8 @@ SCRATCH ?= benchmarks/scratch
 help:
 	@echo "make demo      the whole job on synthetic figures, in about four minutes"
 	@echo "make test      the tests"
-	@echo "make test-all  the long tests too: many kills, on one to four processes"
-	@echo "make lint      style, format and types"
+	@echo "make test-all  the long tests too: many kills, a SLURM cluster, two machines (Debian's packages: see .ci/run)"
+	@echo "make lint      style, format, types and shell scripts"
 	@echo "make bench     the loader against its peers: make bench CSV=train.csv IMAGES=images/"
 	@echo "make clean     remove the virtual environment and what the demo wrote"
 
@@ -34,6 +34,7 @@ lint: $(VENV)/.installed
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
+	$(VENV)/bin/shellcheck .ci/run launch/*
 
 bench: $(VENV)/.installed
 	@test -n "$(CSV)" -a -n "$(IMAGES)" || { echo "usage: make bench CSV=train.csv IMAGES=images/" >&2; exit 2; }
