@@ -88,7 +88,7 @@ def test_loss_falls(trained):
     assert losses[-1] < losses[0]
 
 
-@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize("processes", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_evaluation_gives_the_figures_of_the_last_validation(
     run, trained, sample_shards, tmp_path, processes
 ):
@@ -257,6 +257,7 @@ def test_unknown_model_names_the_known_ones(run, sample_shards):
     assert "RN50_fusion4" in done.stderr
 
 
+@pytest.mark.slow
 def test_batch_that_processes_cannot_share_names_the_nearest(run, sample_shards):
     flags = ["--train-data", sample_shards / "train", "--model", "tiny", "--global-batch-size", 32]
     done = run("train", *flags, processes=3)

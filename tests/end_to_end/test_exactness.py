@@ -128,6 +128,7 @@ def test_killed_at_random_times_and_resumed_on_any_number_of_processes_nothing_d
     assert seen == stream(tmp_path / "whole.tsv", 24, 1, "--batches", len(seen) // 24)
 
 
+@pytest.mark.slow
 def test_a_mixture_is_the_same_on_any_number_of_processes_across_its_epochs(stream, tmp_path, sample_shards):
     """By weight, 10 of 12 lanes are the larger data set's; both go through several epochs of their own."""
     words = [f"{sample_shards / 'train'}=0.8", f"{sample_shards / 'valid'}=0.2"]

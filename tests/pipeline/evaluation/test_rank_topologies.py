@@ -67,7 +67,7 @@ def _one_rank(rank: int, world: int, folder: str) -> None:
     dist.destroy_process_group()
 
 
-@pytest.mark.parametrize("world", [2, 3])
+@pytest.mark.parametrize("world", [2, pytest.param(3, marks=pytest.mark.slow)])
 def test_ranks_are_the_same_to_the_bit_on_any_number_of_processes(world, tmp_path):
     multiprocessing.spawn(_one_rank, (world, str(tmp_path)), nprocs=world)
     alone = rank_on(Topology())

@@ -34,6 +34,7 @@ def test_figures_and_ids_are_those_of_an_evaluation_without_them(run, embedded, 
     assert ids[0] == ids[1]
 
 
+@pytest.mark.slow
 def test_processes_share_the_rows(run, embedded, tmp_path):
     assert run("evaluate", "--embeddings", "e", "--out", "one").returncode == 0
     done = run("evaluate", "--embeddings", "e", "--out", "two", processes=2)
