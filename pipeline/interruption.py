@@ -52,6 +52,7 @@ class Interruption:
     def __init__(self, topology: Topology, folder: Path | None) -> None:
         self.folder, self._topology = folder, topology
         self._asked = self._agreed = False
+        self._to_start_again = False
         self._starting = True
         self._group: Any = None  # of all processes, beside the one that trains
         self._under_way: tuple[Any, torch.Tensor] | None = None
@@ -141,13 +142,20 @@ class Interruption:
         return launcher is not None and launcher == _launcher()
 
     def _leave_marker(self) -> None:
-        if self.folder is not None:
+        if self.folder is not None and not self._to_start_again:
             write_atomically(self.folder / MARKER, json.dumps({"launcher": _launcher()}).encode())
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         first, self._asked = not self._asked, True
         if first and self._starting:
+            self._notice_restart(number)
             self.end("nothing new to save")
+
+    def _notice_restart(self, number: int) -> None:
+        """SIGTERM during a start under torchrun comes from torchrun, which ends all processes to start them
+        again when one is lost: that asks nobody to end the run.
+        """
+        self._to_start_again = number == signal.SIGTERM and _launcher() is not None
 
     def _watch(self) -> None:
         first = None
@@ -159,6 +167,7 @@ class Interruption:
             if first is None:
                 first, self._asked = now, self._asked or not self._starting
                 if self._starting:
+                    self._notice_restart(number)
                     threading.Timer(_START_SECONDS, self._end_start).start()
                 else:
                     name = signal.Signals(number).name

@@ -147,6 +147,21 @@ def test_before_the_first_step_a_signal_ends_the_process_where_it_is(job, tmp_pa
     assert (tmp_path / "interrupted").exists()
 
 
+def starting_under_torchrun(topology: Topology, lines, folder: Path) -> None:
+    os.environ["TORCHELASTIC_RUN_ID"] = "job"
+    starting(topology, lines, folder)
+
+
+@pytest.mark.parametrize(("number", "marked"), [(signal.SIGTERM, False), (signal.SIGUSR1, True)])
+def test_torchrun_that_starts_its_processes_again_asks_nobody_to_end(job, tmp_path, number, marked):
+    """torchrun sends SIGTERM to the others when it has lost one; a scheduler's warning is SIGUSR1."""
+    running = job(starting_under_torchrun, 1, tmp_path)
+    assert running.line() == "ready"
+    running.signal(number)
+    assert running.codes() == [75]
+    assert (tmp_path / "interrupted").exists() is marked
+
+
 def validating(topology: Topology, lines, folder: Path) -> None:
     """A first step, then a validation in which the processes have different numbers of batches."""
     with Interruption(topology, folder) as interruption:
