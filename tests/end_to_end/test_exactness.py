@@ -192,7 +192,7 @@ class Run:
             # that was just being started has its flags only a moment later
             pattern = f"--logs {self.folder.parent} --name {self.folder.name}"
             for _ in range(3):
-                while not subprocess.run(["pkill", "-KILL", "-f", pattern], check=False).returncode:
+                while not subprocess.run(["pkill", "-KILL", "-f", "--", pattern], check=False).returncode:
                     time.sleep(0.05)
                 time.sleep(0.1)
             return True
