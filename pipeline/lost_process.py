@@ -12,7 +12,8 @@ from pipeline.topology import Topology
 from shards import DataError
 
 _EXIT_SECONDS = 30.0  # given to an exit that may wait for what a lost process will never answer
-_GLOO = ("gloo/", "gloo::")
+# gloo throws plain RuntimeErrors, and one of its messages does not even name it.
+_OF_GLOO = ("gloo/", "gloo::", "caused pair closure")
 _SOURCE = re.compile(r"\[[^\]]*\.(?:cc|cpp|h):\d+\] ")  # where in its source gloo says so
 
 
@@ -39,4 +40,4 @@ def naming_lost_processes(topology: Topology) -> Iterator[None]:
 
 
 def _is_of_group(error: RuntimeError) -> bool:
-    return isinstance(error, dist.DistError) or any(mark in str(error) for mark in _GLOO)
+    return isinstance(error, dist.DistError) or any(mark in str(error) for mark in _OF_GLOO)
