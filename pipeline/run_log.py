@@ -1,6 +1,7 @@
 """What a run leaves to read: `metrics.jsonl`, TensorBoard files, `config.json`, and a progress line."""
 
 import json
+import math
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -64,7 +65,9 @@ class RunLog:
     def _write(
         self, step: int, samples_seen: int, values: Mapping[str, float], kind: str, notes: dict[str, str]
     ) -> None:
-        entry = {"kind": kind, "step": step, "samples_seen": samples_seen, **values, **notes}
+        # JSON has no NaN: the loss of a step that was skipped, say, is null.
+        known = {name: value if math.isfinite(value) else None for name, value in values.items()}
+        entry = {"kind": kind, "step": step, "samples_seen": samples_seen, **known, **notes}
         self._file.write(json.dumps(entry) + "\n")
         shown = {f"{kind}/{name}": value for name, value in values.items()}
         if kind != "loader":

@@ -33,3 +33,12 @@ def test_a_disk_that_takes_no_more_is_told_once_and_costs_entries_only(tmp_path,
     kept.close()
     lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line)["step"] for line in lines] == [1, 4]
+
+
+def test_what_is_no_number_is_null_so_that_every_line_is_json(tmp_path):
+    log = RunLog(tmp_path, 0)
+    log.write(1, 10, {"loss": float("nan"), "gradient_norm": float("inf"), "skipped_steps": 1}, "train")
+    log.close()
+    (line,) = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    assert "NaN" not in line
+    assert json.loads(line) | {"loss": None, "gradient_norm": None, "skipped_steps": 1} == json.loads(line)
