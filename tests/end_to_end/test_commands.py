@@ -93,7 +93,7 @@ def test_evaluation_gives_the_figures_of_the_last_validation(
     run, trained, sample_shards, tmp_path, processes
 ):
     flags = ["--data", sample_shards / "valid", "--checkpoint", trained / "checkpoints" / "latest"]
-    done = run("evaluate", *flags, "--out", "out", processes=processes)
+    done = run("evaluate", *flags, "--out", "out", "--task", "retrieval", "mlm", processes=processes)
     assert done.returncode == 0, done.stderr
     assert "R@10" in done.stdout
     assert "chance" in done.stdout
