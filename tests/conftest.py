@@ -37,6 +37,18 @@ PROJECT = Path(__file__).resolve().parents[1]
 SHARED = PROJECT.parent / "shared"
 
 
+@pytest.fixture(autouse=True)
+def signals_as_before() -> Iterator[None]:
+    """What a command run inside the tests' own process does to signals ends with the test: processes that
+    later tests start would inherit a signal that is ignored.
+    """
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+    before = {number: signal.getsignal(number) for number in numbers}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """The folder of real input beside the project; its absence is a failure in CI and a skip elsewhere."""
