@@ -247,9 +247,10 @@ class Trainer:
     def _settle_buckets(self) -> None:
         """Let DDP choose its gradient buckets for good, before the first real step.
 
-        DDP regroups them after the first backward pass, and from three ranks on another grouping sums
-        gradients in another order. One pass over a made-up batch, whose gradients and statistics are thrown
-        away, puts a fresh process and a resumed one into the same state.
+        DDP regroups them once, and from three ranks on another grouping sums gradients in another order. Two
+        passes over a made-up batch, whose gradients and statistics are thrown away, put a fresh process and a
+        resumed one into the same state: in the first, DDP learns what a static graph uses, in the second, in
+        which order the gradients come.
         """
         kept = [buffer.clone() for buffer in self.model.buffers()]
         config, captions = self.model.config, ["a figure", "a table"]
@@ -258,8 +259,9 @@ class Trainer:
         tokens = self._tokenizer(captions)
         labels = torch.where(tokens == tokens[0, 1], tokens, 0) if self.model.mlm else None
         part = make_part(images, tokens, labels, self._device, mask_padding=config.text_cfg.mask_padding)
-        self._backward(part, self._options.objective.match_loss(np.arange(2), captions, self._device))
-        self.optimizer.zero_grad(set_to_none=True)
+        for _ in range(2):
+            self._backward(part, self._options.objective.match_loss(np.arange(2), captions, self._device))
+            self.optimizer.zero_grad(set_to_none=True)
         with torch.no_grad():
             for buffer, value in zip(self.model.buffers(), kept, strict=True):
                 buffer.copy_(value)
