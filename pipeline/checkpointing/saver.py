@@ -52,11 +52,11 @@ class CheckpointSaver:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self._wait()
+        self.wait()
 
     def save(self, checkpoint: Checkpoint) -> None:
         """Copy a state and return; it is on its way then. Waits for the one before it, if that still is."""
-        self._wait()
+        self.wait()
         copy = Checkpoint(**self._snapshot.take(vars(checkpoint)))
         self.saved_step = checkpoint.step
         self._begin(lambda: self._write(copy))
@@ -70,14 +70,14 @@ class CheckpointSaver:
 
     def keep_best(self, metric: str, value: float) -> None:
         """Let `best.pt` be the checkpoint that was saved last."""
-        self._wait()
+        self.wait()
         if self._lost is None:
             best = Best(metric, value, self.saved_step)
             self._begin(lambda: self._keep_best(best))
 
     def finish(self) -> None:
         """Wait for the last checkpoint; DataError if it could not be written."""
-        self._wait()
+        self.wait()
         if self._lost is not None:
             raise DataError(
                 f"{self._lost}; earlier checkpoints are whole: make room and start the same command with "
@@ -94,7 +94,8 @@ class CheckpointSaver:
         except BaseException as error:  # for the training thread to raise
             self._crash = error
 
-    def _wait(self) -> None:
+    def wait(self) -> None:
+        """Return when what was being written is there."""
         if self._work is not None:
             self._work.join()
             self._work = None

@@ -54,6 +54,14 @@ class ValidationFlags:
 
 
 @dataclass(frozen=True)
+class Found:
+    """What a validation found, evaluator by evaluator, and pairs to look at."""
+
+    findings: list[Findings]
+    pictures: FoundPictures
+
+
+@dataclass(frozen=True)
 class Validation:
     """What is needed to validate a model again and again."""
 
@@ -64,8 +72,8 @@ class Validation:
     topology: Topology
     device: torch.device
 
-    def run(self, model: PMCCLIP, watch: Watch = iter) -> tuple[list[Findings], FoundPictures] | None:
-        """What a model is found to do, evaluator by evaluator, on the main process; every rank must call it.
+    def run(self, model: PMCCLIP, watch: Watch = iter) -> Found | None:
+        """What a model is found to do, on the main process; every rank must call it.
 
         watch: passes batches on, and may end with an exception on all ranks.
         """
@@ -84,4 +92,4 @@ class Validation:
             evaluators.append(MaskedTokensEvaluator())
         found = [evaluator.run(subject) for evaluator in evaluators]
         pictures = find_pictures(subject)
-        return ([findings for findings in found if findings], pictures) if pictures else None
+        return Found([findings for findings in found if findings], pictures) if pictures else None
