@@ -1,8 +1,10 @@
-"""Decisions that the first process makes for all of them."""
+"""What the first process decides or has for all of them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from itertools import groupby
 from typing import Any, TypeVar
 
+import torch
 import torch.distributed as dist
 
 from pipeline.topology import Topology
@@ -25,3 +27,20 @@ def decided_by_first(topology: Topology, decide: Callable[[], Result]) -> Result
         raise answer[0]
     result: Result = answer[0]
     return result
+
+
+@torch.no_grad()
+def broadcast_from_first(tensors: Sequence[torch.Tensor]) -> None:
+    """Let these be on every rank what they are on the first; every rank must call it, with as many. They are
+    sent together, since most are small.
+    """
+
+    def kind(tensor: torch.Tensor) -> str:
+        return str(tensor.dtype)
+
+    for _, group in groupby(sorted(tensors, key=kind), kind):
+        alike = list(group)
+        together = torch.cat([tensor.flatten() for tensor in alike])
+        dist.broadcast(together, 0)
+        pieces = together.split([tensor.numel() for tensor in alike])
+        torch._foreach_copy_(alike, [p.view_as(t) for p, t in zip(pieces, alike, strict=True)])

@@ -1,13 +1,13 @@
 """A model to be used: of a run's checkpoint, or of any weights that pmc_clip reads."""
 
 import re
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 
 from pipeline.checkpoint import Checkpoint
-from pipeline.checkpointing.places import follow_latest, names_a_checkpoint
+from pipeline.checkpointing.places import follow_latest, may_be_checkpoint
 from pmc_clip import PMCCLIP, ModelConfig, Tokenizer, create_model, get_tokenizer, load_model_config
 from pmc_clip.factory import PUBLISHED_MODEL
 from pmc_clip.pretrained import check_config, load_pretrained, read_pretrained
@@ -41,7 +41,7 @@ class OpenedModel:
 
 
 def open_model(checkpoint: str, model: str | None = None, *, average: bool = False) -> OpenedModel:
-    """Read a run's checkpoint (a file, the `latest` beside it, or their folder), or whatever else
+    """Read a run's checkpoint (of either kind, the `latest` beside it, or their folder), or whatever else
     `read_pretrained` reads: a tag, a path, an address.
 
     model: name or path of the model config; None: the weights' own, or the published one.
@@ -50,16 +50,17 @@ def open_model(checkpoint: str, model: str | None = None, *, average: bool = Fal
     name = follow_latest(checkpoint)
     path = Path(name)
     remote = is_remote(name)
-    is_file = names_a_checkpoint(name) if remote else path.suffix == ".pt" and path.is_file()
-    if is_file and (run := Checkpoint.read(name)):
+    if may_be_checkpoint(name) and (run := Checkpoint.read(name, outline=True)):
         if model is not None:
             raise UsageError(f"--model {model}: {name} is of a run and says its model: leave the flag out")
-        if average:
-            run = _with_average(run, name)
+        if average and not run.average:
+            raise UsageError(
+                f"--average: {name} is of a run without --ema and holds no average of its weights"
+            )
         progress = {"step": run.step, "samples_seen": run.samples_seen}
         folder = Path() if remote else path.parent.parent
         short = f"{path.stem}-average" if average else path.stem
-        return OpenedModel(*model_of_run(run, name), name, short, folder, progress)
+        return OpenedModel(*_model_of_run(run, name, average=average), name, short, folder, progress)
     if average:
         raise UsageError(f"--average: {name} is no checkpoint of a run, and holds no average of its weights")
 
@@ -73,17 +74,9 @@ def open_model(checkpoint: str, model: str | None = None, *, average: bool = Fal
     )
 
 
-def _with_average(run: Checkpoint, address: str) -> Checkpoint:
-    if not run.average:
-        raise UsageError(
-            f"--average: {address} is of a run without --ema and holds no average of its weights"
-        )
-    return replace(run, state_dict=run.average)
-
-
-def model_of_run(checkpoint: Checkpoint, address: str) -> tuple[PMCCLIP, Tokenizer]:
-    """The model of a run's checkpoint with its weights, and its tokeniser; UsageError where the vocabulary is
-    another.
+def _model_of_run(checkpoint: Checkpoint, address: str, *, average: bool) -> tuple[PMCCLIP, Tokenizer]:
+    """The model of a run's checkpoint with its weights or their average, and its tokeniser; UsageError where
+    the vocabulary is another.
     """
     config = ModelConfig.from_dict(checkpoint.model, address)
     tokenizer = get_tokenizer(config)
@@ -91,5 +84,5 @@ def model_of_run(checkpoint: Checkpoint, address: str) -> tuple[PMCCLIP, Tokeniz
         raise UsageError(f"{address} was trained with another vocabulary than its model's tokeniser has here")
     mlm = checkpoint.config["mlm"]
     model = create_model(config, mlm=mlm, pretrained_text=False, pretrained_image=False)
-    model.load_state_dict(checkpoint.state_dict)
+    model.load_state_dict(checkpoint.weights(average=average))
     return model, tokenizer

@@ -130,6 +130,8 @@ def introduce(
     """Say what the run is, before it begins."""
     for line in (*config.explain(), *describe_training(data), reading_advice(data, topology)):
         say(line)
+    if config.fsdp and topology.world_size == 1:
+        say("--fsdp: one process keeps the model whole, and writes its checkpoints as files")
     say(summarize(folder, trainer.model, config, start.length, topology, device))
     if config.debug:
         say(json.dumps(run, indent=1))

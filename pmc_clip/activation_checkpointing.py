@@ -26,14 +26,15 @@ from pmc_clip.text_tower import BertLayer
 
 def checkpoint_activations(model: PMCCLIP) -> int:
     """Wrap the blocks of both towers and of the fusion transformer; returns how many there are."""
-    blocks = set(_blocks(model))
+    found = set(blocks(model))
     apply_activation_checkpointing(
-        model, checkpoint_wrapper_fn=_wrap, check_fn=lambda module: module in blocks
+        model, checkpoint_wrapper_fn=_wrap, check_fn=lambda module: module in found
     )
-    return len(blocks)
+    return len(found)
 
 
-def _blocks(model: PMCCLIP) -> Iterator[nn.Module]:
+def blocks(model: PMCCLIP) -> Iterator[nn.Module]:
+    """The blocks of both towers and of the fusion transformer: most of a model, in pieces of like size."""
     for module in model.modules():
         if isinstance(module, Bottleneck | BertLayer | ResidualAttentionBlock):
             yield module

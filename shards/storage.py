@@ -214,6 +214,17 @@ class Folder:
         except Exception as error:
             raise self._failed("listing", "", error) from error
 
+    def folders(self) -> list[str]:
+        """The names of the folders directly in the folder, sorted; an absent folder has none."""
+        try:
+            if not self.remote:
+                return sorted(entry.name for entry in os.scandir(self._root) if entry.is_dir())
+            return sorted(retry(lambda: self._list("directory")))
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+        except Exception as error:
+            raise self._failed("listing", "", error) from error
+
     def sizes(self) -> dict[str, int]:
         """The bytes of every file directly in the folder, by name; an absent folder has none."""
         try:
@@ -227,11 +238,12 @@ class Folder:
         except Exception as error:
             raise self._failed("listing", "", error) from error
 
-    def _list(self) -> dict[str, int]:
+    def _list(self, kind: str = "file") -> dict[str, int]:
         self._fs.invalidate_cache(self._root)
         entries: list[dict[str, Any]] = self._fs.ls(self._root, detail=True)
-        files = (entry for entry in entries if entry["type"] == "file" and entry["size"])
-        return {posixpath.basename(entry["name"]): entry["size"] for entry in files}
+        # An empty file may stand for the folder itself.
+        found = (entry for entry in entries if entry["type"] == kind and (entry["size"] or kind != "file"))
+        return {posixpath.basename(entry["name"].rstrip("/")): entry["size"] or 0 for entry in found}
 
     def copy(self, name: str, to: str) -> None:
         """Let a file appear under a second name, in place of what had it: without its bytes being written
@@ -258,6 +270,12 @@ class Folder:
             pass
         except Exception as error:
             raise self._failed("deleting", name, error) from error
+
+    def remove_if_empty(self) -> None:
+        """Remove the folder itself where nothing is in it; where there is no such thing, nothing happens."""
+        if not self.remote:  # there a folder is there as long as its files are
+            with contextlib.suppress(OSError):
+                os.rmdir(self._root)
 
 
 class Writer:

@@ -12,7 +12,7 @@ LEDGER = "saved.json"
 
 @dataclass(frozen=True)
 class Best:
-    """The checkpoint that `best.pt` is."""
+    """The checkpoint that `best.pt` is, or that `best` names."""
 
     metric: str
     value: float
@@ -31,7 +31,7 @@ class Ledger:
         """What the run wrote before; an absent or unreadable ledger lets every file be somebody else's."""
         try:
             content = json.loads(folder.read(LEDGER))
-            there = set(folder.names())
+            there = {*folder.names(), *folder.folders()}
             checkpoints = [Kept(**entry) for entry in content["checkpoints"] if entry["name"] in there]
             return cls(checkpoints, Best(**content["best"]) if content["best"] else None)
         except (FileNotFoundError, ValueError, LookupError, TypeError):

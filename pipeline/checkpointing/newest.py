@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from pipeline.checkpoint import Checkpoint, DamagedCheckpoint
+from pipeline.checkpoint import DamagedCheckpoint, check_whole
 from pipeline.checkpointing.places import names_newest_first
 from shards import DataError, Folder
 
@@ -24,7 +24,7 @@ def newest_whole(folder: Folder) -> Found:
     for name in names_newest_first(folder):
         address = folder.locate(name)
         try:
-            Checkpoint.read(address)
+            check_whole(address)
         except DamagedCheckpoint as error:
             damaged.append(str(error).partition("; ")[0])
             continue

@@ -7,13 +7,17 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
+from pipeline.checkpointing.part_storage import DESCRIPTION
+from pipeline.checkpointing.parts import delete_parts
 from shards import DataError, Folder, UsageError
 from shards.storage import is_remote
 
 LATEST = "latest"
 BEST = "best.pt"
+BEST_PARTS = "best"  # one line, as in `latest`: a folder of parts has one name only
 _NAME = re.compile(r"step-(\d{8,})\.pt")
-_LEFT_BEHIND = re.compile(r"\.(step-\d{8,}\.pt|best\.pt|latest|saved\.json)\.[0-9a-f]{32}\.tmp")
+_PARTS_NAME = re.compile(r"step-(\d{8,})")
+_LEFT_BEHIND = re.compile(r"\.(step-\d{8,}\.pt|best\.pt|best|latest|saved\.json)\.[0-9a-f]{32}\.tmp")
 _PIECE, _AT_ONCE = 16 * 2**20, 8
 
 
@@ -22,21 +26,54 @@ def checkpoint_name(step: int) -> str:
     return f"step-{step:08d}.pt"
 
 
-def names_a_checkpoint(address: str) -> bool:
-    """Whether a file has the name that a run gives its checkpoints."""
+def parts_name(step: int) -> str:
+    """The name of the folder that holds it in parts."""
+    return f"step-{step:08d}"
+
+
+def is_in_parts(address: str) -> bool:
+    """Whether there is a whole checkpoint in parts at a path or an address."""
+    if not is_remote(address):
+        return (Path(address.removeprefix("file://")) / DESCRIPTION).is_file()
+    if not _PARTS_NAME.fullmatch(address.rpartition("/")[2]):
+        return False
+    try:
+        return Folder(address).size(DESCRIPTION) > 0
+    except FileNotFoundError:
+        return False
+
+
+def may_be_checkpoint(address: str) -> bool:
+    """Whether there may be a run's checkpoint at a path or, by its name, at an address."""
     name = address.rpartition("/")[2]
-    return name == BEST or _NAME.fullmatch(name) is not None
+    if is_remote(address) and (name == BEST or _NAME.fullmatch(name)):
+        return True
+    return is_in_parts(address) or (name.endswith(".pt") and Path(address).is_file())
 
 
 def names_newest_first(folder: Folder) -> list[str]:
-    """The checkpoint files of a folder; a half-written one is never among them."""
+    """The checkpoints of a folder; a half-written one is never among them."""
     steps = {name: int(found[1]) for name in folder.names() if (found := _NAME.fullmatch(name))}
+    for name in folder.folders():
+        if (found := _PARTS_NAME.fullmatch(name)) and is_in_parts(folder.locate(name)):
+            steps[name] = int(found[1])
     return sorted(steps, key=lambda name: steps[name], reverse=True)
 
 
+def delete_checkpoint(folder: Folder, name: str) -> None:
+    """Delete a checkpoint of either kind."""
+    if _PARTS_NAME.fullmatch(name):
+        delete_parts(folder, name)
+    else:
+        folder.delete(name)
+
+
 def remove_left_behind(folder: Folder) -> None:
-    """Delete what killed processes left of files that they were writing. No run may be writing there."""
-    if not folder.remote:  # there nothing appears before it is whole
+    """Delete what killed processes left of what they were writing. No run may be writing there."""
+    for name in folder.folders():
+        if _PARTS_NAME.fullmatch(name) and not is_in_parts(folder.locate(name)):
+            delete_parts(folder, name)
+    if not folder.remote:  # there no file appears before it is whole
         for name in folder.names():
             if _LEFT_BEHIND.fullmatch(name):
                 folder.delete(name)
@@ -52,8 +89,10 @@ def split_address(address: str) -> tuple[Folder, str]:
 
 
 def follow_latest(name: str) -> str:
-    """The checkpoint that a `latest` file, or a folder's, names; any other path, tag or address as it is."""
-    candidates = [name] if name.rpartition("/")[2] == LATEST else []
+    """The checkpoint that a `latest` or `best` file, or a folder's `latest`, names; any other path, tag or
+    address as it is.
+    """
+    candidates = [name] if name.rpartition("/")[2] in (LATEST, BEST_PARTS) else []
     if is_remote(name):
         candidates += [f"{name.rstrip('/')}/{LATEST}"] if not candidates and not name.endswith(".pt") else []
     elif Path(name).is_dir():

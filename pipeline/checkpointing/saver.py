@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from pipeline.checkpoint import Checkpoint
+from pipeline.checkpointing.forms import Form, OneFile
 from pipeline.checkpointing.ledger import Best, Ledger
-from pipeline.checkpointing.places import BEST, checkpoint_name, remove_left_behind
+from pipeline.checkpointing.places import delete_checkpoint, parts_name, remove_left_behind
 from pipeline.checkpointing.retention import Kept, Retention
 from pipeline.checkpointing.snapshot import Snapshot
 from pipeline.run_log import say
@@ -24,6 +25,8 @@ class CheckpointSaver:
     it was the last. A block (`with saver:`) ends when what was being written is there, however it ends.
 
     step, samples_seen: where the run goes on from.
+    form: how they are written. With `InParts` each process has a saver, and all are given the same to do.
+    is_main: whether this one also deletes, and says what is done.
     after_save: called on the writing thread after each checkpoint.
     """
 
@@ -34,19 +37,23 @@ class CheckpointSaver:
         *,
         step: int = 0,
         samples_seen: int = 0,
+        form: Form | None = None,
+        is_main: bool = True,
         after_save: Callable[[], None] | None = None,
     ) -> None:
         self._folder, self._retention, self._after_save = folder, retention, after_save
+        self._form, self._is_main = form or OneFile(), is_main
         self._snapshot = Snapshot()
         self._work: threading.Thread | None = None
         self._crash: BaseException | None = None
         self._lost: DataError | None = None  # why the newest state is not on its storage
-        self._ledger = Ledger.read(folder)
+        self._ledger = Ledger.read(folder) if is_main else Ledger()
         self._ledger.forget_after(step)
         self._samples_before = samples_seen
         self.saved_step = step
         """The step of the newest state that was given to be written, or that the run began with."""
-        remove_left_behind(folder)
+        if is_main:
+            remove_left_behind(folder)
 
     def __enter__(self) -> "CheckpointSaver":
         return self
@@ -69,9 +76,9 @@ class CheckpointSaver:
         return value > best.value if higher_is_better else value < best.value
 
     def keep_best(self, metric: str, value: float) -> None:
-        """Let `best.pt` be the checkpoint that was saved last."""
+        """Let the best be the checkpoint that was saved last."""
         self.wait()
-        if self._lost is None:
+        if self._lost is None and self._is_main:
             best = Best(metric, value, self.saved_step)
             self._begin(lambda: self._keep_best(best))
 
@@ -106,31 +113,42 @@ class CheckpointSaver:
         self._snapshot.wait()
         begin = time.monotonic()
         try:
-            address = checkpoint.save(self._folder)
+            address = self._form.write(checkpoint, self._folder)
         except DataError as error:
             self._lost = error
-            say(f"warning: {error}; the run goes on, and earlier checkpoints stay")
+            say(f"warning: {error}; the run goes on, and earlier checkpoints stay", main=self._is_main)
             return
         self._lost = None
-        say(f"saved {address} in {time.monotonic() - begin:.1f} s")
+        if self._is_main:
+            say(f"saved {address} in {time.monotonic() - begin:.1f} s")
+            self._enter(checkpoint)
+
+    def _enter(self, checkpoint: Checkpoint) -> None:
+        """Enter a new checkpoint in the ledger, and delete those that need not stay any more."""
         for_good = self._retention.stays_for_good(checkpoint.samples_seen, self._samples_before)
         self._samples_before = checkpoint.samples_seen
-        name = checkpoint_name(checkpoint.step)
-        self._ledger.add(Kept(name, checkpoint.step, checkpoint.samples_seen, for_good))
+        self._ledger.add(
+            Kept(self._form.name(checkpoint.step), checkpoint.step, checkpoint.samples_seen, for_good)
+        )
         with _telling_failures():
             # Before anything is deleted: what a kill leaves is then still known as the run's own.
             self._ledger.write(self._folder)
             for superfluous in self._retention.too_many(self._ledger.checkpoints):
-                self._folder.delete(superfluous.name)
-                self._ledger.checkpoints.remove(superfluous)
+                if superfluous.name != self._best_name():
+                    delete_checkpoint(self._folder, superfluous.name)
+                    self._ledger.checkpoints.remove(superfluous)
             self._tell_saved()
 
     def _keep_best(self, best: Best) -> None:
         with _telling_failures():
-            self._folder.copy(checkpoint_name(best.step), BEST)
+            self._form.keep_best(best.step, self._folder)
             self._ledger.best = best
             self._ledger.write(self._folder)
             self._tell_saved()
+
+    def _best_name(self) -> str | None:
+        """What the best is called where it is in parts, and so has no other name."""
+        return parts_name(self._ledger.best.step) if self._ledger.best else None
 
     def _tell_saved(self) -> None:
         if self._after_save:

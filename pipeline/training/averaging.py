@@ -1,16 +1,13 @@
 """An exponential moving average of a model's weights, kept in float32 beside them (`--ema`).
 
-average = WeightAverage(model, 0.999)
+average = WeightAverage(model.state_dict(), 0.999)
 average.update(step)            # after each optimiser step
-with average.in_place():        # the model has the averaged weights in here
-    ...
+average.state()                 # the averaged weights
 """
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 
 import torch
-from torch import nn
 
 from shards import UsageError
 
@@ -18,13 +15,13 @@ from shards import UsageError
 class WeightAverage:
     """The average of everything a state dict of the model holds; counters are as they stand.
 
+    weights: the tensors themselves, which steps change in place.
     decay: of the average at each step; a young average follows faster, by (1 + step) / (10 + step), so that
         the weights that the run began with are forgotten (as in TensorFlow's moving averages).
     """
 
-    def __init__(self, model: nn.Module, decay: float) -> None:
-        self._model, self._decay = model, decay
-        self._weights = model.state_dict()  # the tensors themselves, which steps change in place
+    def __init__(self, weights: Mapping[str, torch.Tensor], decay: float) -> None:
+        self._weights, self._decay = weights, decay
         self._average = {
             name: tensor.float().clone() if tensor.is_floating_point() else tensor.clone()
             for name, tensor in self._weights.items()
@@ -56,13 +53,3 @@ class WeightAverage:
             )
         for name, tensor in self._average.items():
             tensor.copy_(saved[name])
-
-    @contextmanager
-    def in_place(self) -> Iterator[None]:
-        """Within, the model has the averaged weights; after, its own again, to the bit."""
-        own = {name: tensor.clone() for name, tensor in self._weights.items()}
-        self._model.load_state_dict(self._average)
-        try:
-            yield
-        finally:
-            self._model.load_state_dict(own)

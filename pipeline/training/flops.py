@@ -1,7 +1,8 @@
 """Floating-point operations of a model, and what share of a GPU's peak they make.
 
-A sample's operations are counted once, by torch's counter over a pass forward and back. The peaks are the
-makers' data sheets' for dense products in bf16 or fp16; float32 in TF32 has half of it.
+A sample's operations are counted once, by torch's counter over a pass forward and back of the model's
+outline. The peaks are the makers' data sheets' for dense products in bf16 or fp16; float32 in TF32 has half
+of it.
 """
 
 from collections.abc import Callable
@@ -11,8 +12,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from pmc_clip import PMCCLIP
-from pmc_clip.accumulation import Autocast, Part
-from pmc_clip.model import ModelOutput
+from pmc_clip.accumulation import Part
 
 # By a part of the device's name, the longer ones first; TFLOP/s.
 _PEAKS = {
@@ -40,31 +40,26 @@ _PEAKS = {
 
 def count_flops(work: Callable[[], Any]) -> int:
     """The operations of a piece of work that runs eagerly."""
-    with torch.compiler.set_stance("force_eager"), FlopCounterMode(display=False) as counter:
+    with FlopCounterMode(display=False) as counter:
         work()
     return counter.get_total_flops()
 
 
-def model_flops(model: PMCCLIP, part: Part, autocast: Autocast, *, recomputes: bool) -> int:
-    """The operations of a pass forward and back, without those of the losses. It moves the statistics of
-    batch norms and leaves no gradients.
+def model_flops(outline: PMCCLIP, part: Part) -> int:
+    """The operations of a pass forward and back, without those of the losses. Nothing is computed.
 
-    recomputes: whether the way back repeats the way forward to save memory, which then does not count.
+    outline: of the model (`pipeline.training.outline`).
     """
-    outputs: list[ModelOutput] = []
+    on_meta = Part(part.images.to("meta"), part.tokens.to("meta"), part.layout.to(torch.device("meta")))
 
-    def forward() -> None:
-        with autocast():
-            outputs.append(model(part.images, part.tokens, layout=part.layout))
-
-    def backward() -> None:
-        given = (outputs[0].image_features, outputs[0].text_features, outputs[0].mlm_loss)
+    def work() -> None:
+        output = outline(on_meta.images, on_meta.tokens, layout=on_meta.layout)
+        given = (output.image_features, output.text_features, output.mlm_loss)
         sums = [value.float().sum() for value in given if value is not None and value.requires_grad]
-        trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        trained = [parameter for parameter in outline.parameters() if parameter.requires_grad]
         torch.autograd.grad(sums, trained, allow_unused=True)
 
-    ahead, back = count_flops(forward), count_flops(backward)
-    return back if recomputes else ahead + back
+    return count_flops(work)
 
 
 def peak_tflops(device_name: str, *, half: bool) -> float | None:

@@ -75,6 +75,5 @@ class Loop:
                 found = self.validation.run(model, self.interruption.watch)
         except Interrupted:
             return False
-        if found:
-            self.files.write_validation(self.trainer, found, self.config.keep_best)
+        self.files.write_validation(self.trainer, found, self.config.keep_best)
         return True

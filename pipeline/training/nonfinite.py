@@ -4,6 +4,7 @@ run where they do not stop.
 
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -33,7 +34,9 @@ class Diagnosis:
     logit_scale: float | str
     gradient_norm: float | str
     not_finite: dict[str, float | str]
-    """Gradient norms of the first parameters, in the model's order, whose gradients are not finite."""
+    """Gradient norms of the first parameters, in the model's order, whose gradients are not finite; with
+    --fsdp, of the process's part of them.
+    """
     not_finite_count: int
     largest: dict[str, float | str]
     """The largest gradient norms of those whose are."""
@@ -45,18 +48,21 @@ class NonFiniteSteps:
     On a GPU the verdict of a step is read when the next one has been queued, so that the GPU never waits;
     from the first bad step to the next good one it is read at once.
 
+    parameters: what this process updates of the model, by name, whose gradients it can tell of.
     limit: bad steps in a row that end a run.
     """
 
     def __init__(
         self,
         model: nn.Module,
+        parameters: Mapping[str, nn.Parameter],
         topology: Topology,
         device: torch.device,
         *,
         limit: int = DEFAULT_MAX_NONFINITE,
     ) -> None:
-        self._model, self._topology, self._device, self._limit = model, topology, device, limit
+        self._model, self._parameters = model, parameters
+        self._topology, self._device, self._limit = topology, device, limit
         # The running statistics of batch norm, which a bad batch spoils in its forward pass.
         self._statistics = [buffer for buffer in model.buffers() if buffer.is_floating_point()]
         self._kept = [torch.empty_like(buffer) for buffer in self._statistics]
@@ -159,7 +165,7 @@ class NonFiniteSteps:
     ) -> Diagnosis:
         norms = {
             name: float(torch.linalg.vector_norm(parameter.grad.float()))
-            for name, parameter in self._model.named_parameters()
+            for name, parameter in self._parameters.items()
             if parameter.grad is not None
         }
         bad = [name for name, norm in norms.items() if not math.isfinite(norm)]

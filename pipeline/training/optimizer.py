@@ -1,6 +1,6 @@
 """AdamW as a run asks for it: its flags, its settings, and which parameters decay."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -75,10 +75,12 @@ def decay_groups(
     ]
 
 
-def make_optimizer(model: nn.Module, options: OptimizerOptions, lr: float) -> torch.optim.AdamW:
-    """AdamW over what the model trains, in one fused update."""
+def make_optimizer(
+    parameters: Mapping[str, nn.Parameter], options: OptimizerOptions, lr: float
+) -> torch.optim.AdamW:
+    """AdamW over those of the parameters that are trained, in one fused update."""
     return torch.optim.AdamW(
-        decay_groups(model.named_parameters(), options.weight_decay),
+        decay_groups(parameters.items(), options.weight_decay),
         lr=lr,
         betas=(options.beta1, options.beta2),
         eps=options.eps,

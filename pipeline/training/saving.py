@@ -61,7 +61,7 @@ class SavingFlags:
 
 @dataclass(frozen=True)
 class Saver:
-    """Saves what the trainer holds, beside what stays the same over the run. For the main process."""
+    """Saves what the trainer holds, beside what stays the same over the run."""
 
     files: CheckpointSaver
     data: DataState
@@ -69,11 +69,14 @@ class Saver:
     tokenizer: str
     config: dict[str, Any]
 
-    def keep_if_best(self, trainer: Trainer, metric: str, value: float) -> None:
-        """Keep the run as it stands as `best.pt`, if no validation before gave a better value."""
-        if self.files.beats_best(metric, value, higher_is_better=not metric.endswith("_rank")):
-            self.save(trainer)
-            self.files.keep_best(metric, value)
+    def beats_best(self, metric: str, value: float) -> bool:
+        """Whether no validation before gave a better value."""
+        return self.files.beats_best(metric, value, higher_is_better=not metric.endswith("_rank"))
+
+    def keep_best(self, trainer: Trainer, metric: str, value: float) -> None:
+        """Keep the run as it stands as the best."""
+        self.save(trainer)
+        self.files.keep_best(metric, value)
 
     def save(self, trainer: Trainer) -> None:
         """Save the run as it stands, unless it was saved so."""

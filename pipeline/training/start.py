@@ -39,7 +39,7 @@ def find_start(
     """
     checkpoint = None
     if path := find_checkpoint(config, checkpoints, topology):
-        checkpoint = Checkpoint.load(path)
+        checkpoint = Checkpoint.load(path, outline=config.fsdp and topology.world_size > 1)
         check_same_run(
             checkpoint,
             path,

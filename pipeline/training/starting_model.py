@@ -3,11 +3,13 @@
 import math
 from dataclasses import dataclass, replace
 
+from pipeline.checkpoint import Checkpoint
+from pipeline.checkpointing.places import follow_latest, is_in_parts
 from pipeline.checks import check_at_least, flag_name
 from pipeline.training.objective import MatchLossName
 from pmc_clip import PMCCLIP, ModelConfig
 from pmc_clip.locking import lock_tower
-from pmc_clip.pretrained import load_pretrained, read_pretrained
+from pmc_clip.pretrained import Pretrained, load_pretrained, read_pretrained
 from shards import UsageError
 
 # Where the sigmoid loss begins: the bias says that most pairs are negatives (Zhai et al. 2023, "Sigmoid Loss
@@ -100,7 +102,7 @@ def begin_with_pretrained(model: PMCCLIP, name: str) -> str:
     The factor and the bias on similarities belong to one kind of loss: weights that were trained with the
     other kind leave both where the model's config has them begin.
     """
-    pretrained = read_pretrained(name)
+    pretrained = _read_weights(name)
     told = f"starting from {pretrained.source} ({pretrained.layout} layout)"
     given, own = pretrained.state_dict, model.state_dict()
     if ("logit_bias" in given) != ("logit_bias" in own):
@@ -113,3 +115,11 @@ def begin_with_pretrained(model: PMCCLIP, name: str) -> str:
     if pretrained.config and pretrained.config.text_cfg.mask_padding != ours:
         told += f"; it was trained with mask_padding {not ours}, and goes on with {ours}"
     return told
+
+
+def _read_weights(name: str) -> Pretrained:
+    address = follow_latest(name)
+    if not is_in_parts(address):
+        return read_pretrained(name)
+    run = Checkpoint.load(address, outline=True)
+    return Pretrained(run.weights(), ModelConfig.from_dict(run.model, address), "own", name)

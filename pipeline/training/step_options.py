@@ -29,6 +29,8 @@ class StepOptions:
     """Whether the model's forward and backward pass are compiled."""
     grad_checkpointing: bool = False
     """Whether blocks keep their inputs alone and are computed again on the way back."""
+    fsdp: bool = False
+    """Whether each of several processes keeps a part of the model alone."""
     max_nonfinite: int = DEFAULT_MAX_NONFINITE
     """Steps in a row with a loss or gradient that is not finite that are one too many."""
 
@@ -54,6 +56,11 @@ class StepFlags:
     """
     use_bn_sync: bool = False
     """Batch norms normalise by the statistics of all processes' samples (SyncBatchNorm), not of their own."""
+    fsdp: bool = False
+    """Each process keeps a part of weights, gradients and AdamW's moments (FSDP2), and gathers a block's
+    weights while it computes with them: for models too large to be kept whole. Checkpoints are folders that
+    all processes write together, and that any number of processes goes on from.
+    """
 
     max_nonfinite: int = DEFAULT_MAX_NONFINITE
     """Steps in a row with a loss or gradient that is not finite, each of them skipped, that end the run."""
@@ -66,6 +73,8 @@ class StepFlags:
                 "--compile and --grad-checkpointing: the compiler chooses itself what is computed again; "
                 "give one of them"
             )
+        if self.compile and self.fsdp:
+            raise UsageError("--compile and --fsdp: the compiler needs the model whole; give one of them")
         if self.compile:
             check_compiler()
 
@@ -96,5 +105,6 @@ class StepFlags:
             parts=self.accum,
             compiled=self.compile,
             grad_checkpointing=self.grad_checkpointing,
+            fsdp=self.fsdp,
             max_nonfinite=self.max_nonfinite,
         )

@@ -26,6 +26,8 @@ def summarize(
     """The run in a few lines: model, batch arithmetic, length, memory that is sure to be needed."""
     steps = (length.stop - length.start) // length.global_batch
     own_batch = length.global_batch // topology.world_size
+    state, sharing = _state_gigabytes(model, config), topology.world_size if config.fsdp else 1
+    apart = "" if sharing == 1 else f" (a part of {state:.2f} GB) and a block's whole weights"
     parts = f" in {config.accum} parts" if config.accum > 1 else ""
     return "\n".join(
         [
@@ -33,8 +35,8 @@ def summarize(
             f"{own_batch}{parts} × {topology.world_size} {device.type} = {length.global_batch} samples a "
             f"step; {counted(steps, 'step')}, {(length.stop - length.start) / length.epoch:.1f} epochs of "
             f"{counted(length.epoch, 'sample')} to go",
-            f"memory of each process for weights, gradients and AdamW: {_state_gigabytes(model, config):.2f} "
-            "GB, beside activations",
+            f"memory of each process for weights, gradients and AdamW: {state / sharing:.2f} GB{apart}, "
+            "beside activations",
         ]
     )
 

@@ -1,13 +1,12 @@
 """One training step, and the state it changes: model, optimiser, samples seen."""
 
-from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
 import torch
 import torch.distributed as dist
-from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from pipeline.checkpoint import Checkpoint
@@ -17,11 +16,14 @@ from pipeline.topology import Topology
 from pipeline.training.averaging import WeightAverage
 from pipeline.training.compilation import compile_model, mark_changing_sizes, named_compiler_failures
 from pipeline.training.flops import model_flops, peak_tflops
-from pipeline.training.gradients import clip_gradients, gradient_norm
+from pipeline.training.gradients import AgreeingScaler, clip_gradients
 from pipeline.training.nonfinite import NonFiniteSteps, skip_where
 from pipeline.training.optimizer import OptimizerOptions, make_optimizer
+from pipeline.training.outline import outline_of
 from pipeline.training.schedule import Schedule
+from pipeline.training.sharded_model import ShardedModel
 from pipeline.training.step_options import StepOptions
+from pipeline.training.whole_model import WholeModel
 from pmc_clip import PMCCLIP, Tokenizer
 from pmc_clip.accumulation import Losses, MatchLoss, Part, accumulate
 from pmc_clip.activation_checkpointing import checkpoint_activations
@@ -55,32 +57,35 @@ class Trainer:
         global_batch: int,
         options: StepOptions | None = None,
     ) -> None:
-        # Convolutions are faster where the channels of a pixel lie side by side, as they do in the batches.
-        self.model = model.to(device).to(memory_format=torch.channels_last).train()
+        self.model = model.train()
         self.gradient_norm = torch.zeros((), device=device)
         self.step = 0
         self.samples_seen = 0
         self.global_batch = global_batch
         self._tokenizer, self._options = tokenizer, options or StepOptions()
         self._schedule, self._topology, self._device, self._seed = schedule, topology, device, seed
+        self._outline = outline_of(model)
         if self._options.grad_checkpointing:
             checkpoint_activations(model)
-        self.optimizer = make_optimizer(model, optimizer, schedule.peak)
+        shares = self._options.fsdp and topology.world_size > 1
+        self._held: WholeModel | ShardedModel
+        if shares:
+            self._held = ShardedModel(model, self._outline, topology, device)
+        else:
+            self._held = WholeModel(model, topology, device)
+        self._forward = self._held.forward
+        self.optimizer = make_optimizer(self._held.parameters, optimizer, schedule.peak)
         self._grad_clip = optimizer.grad_clip
-        self._scaler = torch.amp.GradScaler(device.type, enabled=self._options.precision == "fp16")
-        self.average = WeightAverage(model, optimizer.ema) if optimizer.ema else None
-        self._forward: nn.Module = model
-        if topology.world_size > 1:
-            self._forward = DistributedDataParallel(
-                model,
-                device_ids=[device] if device.type == "cuda" else None,
-                gradient_as_bucket_view=True,
-                static_graph=True,
-            )
+        scaler = AgreeingScaler if shares else torch.amp.GradScaler
+        self._scaler = scaler(device.type, enabled=self._options.precision == "fp16")
+        self.average = WeightAverage(self._held.tensors, optimizer.ema) if optimizer.ema else None
+        if isinstance(self._forward, DistributedDataParallel):
             self._settle_buckets()
         if self._options.compiled:
             compile_model(model)
-        self.non_finite = NonFiniteSteps(model, topology, device, limit=self._options.max_nonfinite)
+        self.non_finite = NonFiniteSteps(
+            model, self._held.parameters, topology, device, limit=self._options.max_nonfinite
+        )
 
     @property
     def learning_rate(self) -> float:
@@ -111,22 +116,28 @@ class Trainer:
     def flops_per_sample(self, batch: Batch) -> float:
         """The floating-point operations that a sample takes, forward and back, counted on a batch.
 
-        What is computed a second time to save memory does not count. Nothing of the state changes.
+        What is computed a second time to save memory does not count.
         """
         mask_padding = self.model.config.text_cfg.mask_padding
-        parts = batch_parts(batch, self._device, mask_padding=mask_padding, count=self._options.parts)
-        kept = [buffer.clone() for buffer in self.model.buffers()]
-        recomputes = self._options.grad_checkpointing
-        flops = sum(model_flops(self.model, part, self._autocast, recomputes=recomputes) for part in parts)
-        with torch.no_grad():
-            for buffer, value in zip(self.model.buffers(), kept, strict=True):
-                buffer.copy_(value)
-        return flops / len(batch.images)
+        (part,) = batch_parts(batch, torch.device("cpu"), mask_padding=mask_padding)
+        return model_flops(self._outline, part) / len(batch.images)
+
+    @property
+    def spread(self) -> dict[str, torch.Size]:
+        """The whole shapes of what each process has a part of, by its place in a checkpoint."""
+        return self._held.spread(self._trained_names())
+
+    def _trained_names(self) -> list[str]:
+        """The parameters' names in the optimiser's order."""
+        names = {parameter: name for name, parameter in self._held.parameters.items()}
+        return [names[parameter] for group in self.optimizer.param_groups for parameter in group["params"]]
 
     def state(self) -> dict[str, Any]:
-        """What the run's checkpoint must keep of this trainer, under the names of Checkpoint's fields."""
+        """What the run's checkpoint must keep of this trainer, under the names of Checkpoint's fields: of
+        what is `spread`, this process's part.
+        """
         return {
-            "state_dict": self.model.state_dict(),
+            "state_dict": self._held.tensors,
             "optimizer": self.optimizer.state_dict(),
             "step": self.step,
             "samples_seen": self.samples_seen,
@@ -138,7 +149,8 @@ class Trainer:
 
     def load(self, checkpoint: Checkpoint) -> None:
         """Go on from a checkpoint."""
-        self.model.load_state_dict(checkpoint.state_dict)
+        checkpoint = self._held.own_part(checkpoint, self._trained_names())
+        self._held.load(checkpoint.state_dict)
         self.load_optimizer(checkpoint.optimizer)
         if self._scaler.is_enabled() and checkpoint.scaler:
             self._scaler.load_state_dict(checkpoint.scaler)
@@ -179,13 +191,15 @@ class Trainer:
         )
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate
+        self._held.begin_step()
         self.non_finite.begin_step()
         losses = self._compute_gradients(batch)
+        self._held.finish_backward()
         self._scaler.unscale_(self.optimizer)
-        self.gradient_norm = gradient_norm(self.model.parameters())
+        self.gradient_norm = self._held.gradient_norm()
         skip_where(self.optimizer, self._judge(losses, batch))
         if self._grad_clip is not None:
-            clip_gradients(self.model.parameters(), self.gradient_norm, self._grad_clip)
+            clip_gradients(self._held.parameters.values(), self.gradient_norm, self._grad_clip)
         self._scaler.step(self.optimizer)
         self._scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
@@ -266,18 +280,9 @@ class Trainer:
             for buffer, value in zip(self.model.buffers(), kept, strict=True):
                 buffer.copy_(value)
 
-    @contextmanager
-    def ready_for_evaluation(self, *, averaged: bool) -> Iterator[PMCCLIP]:
-        """The model, the same on every rank, with the average of its weights where that is asked for."""
-        with self.average.in_place() if averaged and self.average else nullcontext():
-            self._synchronise_buffers()
-            yield self.model
-
-    def _synchronise_buffers(self) -> None:
-        """Give every rank the first one's batch-norm statistics, as the next step would: for evaluation."""
-        if self._topology.world_size > 1:
-            for buffer in self.model.buffers():
-                dist.broadcast(buffer, 0)
+    def ready_for_evaluation(self, *, averaged: bool) -> AbstractContextManager[PMCCLIP]:
+        """Within, the model, the same on every rank; with the average of its weights where that is asked."""
+        return self._held.evaluated(self.average.state() if averaged and self.average else None)
 
 
 def average_over_ranks(values: dict[str, torch.Tensor], topology: Topology) -> dict[str, float]:

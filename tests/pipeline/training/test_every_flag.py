@@ -399,6 +399,14 @@ def effect_grad_checkpointing(world, monkeypatch):
     assert any(name.startswith("text_encoder") for name in wrapped)
 
 
+def effect_fsdp(world, monkeypatch):
+    assert flags(fsdp=True).step_options(flags().objective(), CPU).fsdp  # what it does: test_sharded_model.py
+    alone = dataclasses.replace(world.config, fsdp=True, steps=1, name="alone")
+    assert "--fsdp: one process keeps the model whole" in say_of(alone)
+    with pytest.raises(UsageError, match="--compile and --fsdp"):
+        flags(fsdp=True, compile=True)
+
+
 def effect_use_bn_sync(world, monkeypatch):
     model = create_model("tiny")
     flags(use_bn_sync=True).synchronise_batch_norms(model, Topology(0, 2), torch.device("cuda"))

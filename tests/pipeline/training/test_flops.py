@@ -3,10 +3,12 @@
 import pytest
 import torch
 
-from pipeline.training.flops import count_flops, peak_tflops
+from pipeline.model_input import batch_parts
+from pipeline.training.flops import count_flops, model_flops, peak_tflops
+from pipeline.training.outline import outline_of
 from pmc_clip import create_model
 from pmc_clip.locking import lock_tower
-from tests.training_cases import make_batch, make_trainer
+from tests.training_cases import BATCH, make_batch, make_trainer
 
 
 def test_a_product_of_matrices_has_two_operations_for_each_of_its_terms():
@@ -30,9 +32,9 @@ def test_way_back_and_locked_towers_are_counted_as_they_are():
     model = create_model("tiny")
     image = torch.zeros(1, 3, 64, 64)
     ahead = count_flops(lambda: model.encode_image(image))
-    trainer = make_trainer()
-    lock_tower(trainer.model, "visual")
-    assert whole - trainer.flops_per_sample(make_batch(0)) == pytest.approx(2 * ahead, rel=0.1)
+    lock_tower(model, "visual")
+    (part,) = batch_parts(make_batch(0), torch.device("cpu"), mask_padding=model.config.text_cfg.mask_padding)
+    assert whole - model_flops(outline_of(model), part) / BATCH == pytest.approx(2 * ahead, rel=0.1)
 
 
 @pytest.mark.parametrize(

@@ -107,7 +107,7 @@ def test_the_state_of_a_run_counts_what_was_skipped():
 def judge(rank: int, port: int, answers) -> None:
     store = dist.TCPStore("127.0.0.1", port, 2, rank == 0, wait_for_workers=False)
     dist.init_process_group("gloo", store=store, rank=rank, world_size=2)
-    steps = NonFiniteSteps(nn.BatchNorm1d(3), Topology(rank, 2, rank, 2), torch.device("cpu"))
+    steps = NonFiniteSteps(nn.BatchNorm1d(3), {}, Topology(rank, 2, rank, 2), torch.device("cpu"))
     norm = torch.tensor(1.0)
     for bad_rank in (None, 1, 0):
         loss = torch.tensor(float("inf") if rank == bad_rank else 1.0)
