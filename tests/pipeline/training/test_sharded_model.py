@@ -80,6 +80,8 @@ def found(tmp_path_factory) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize("way", WAYS)
 def test_the_steps_are_those_of_ddp(found, way):
+    """But for the rounding of convolutions, whose weights lie in another memory format."""
+    tolerance = {"rtol": 1e-3, "atol": 1e-4} if "fp16" in way else {"rtol": 1e-5, "atol": 1e-5}
     for of_rank in found:
         whole, sharded = of_rank[way]
         torch.testing.assert_close(sharded, whole, rtol=1e-4, atol=1e-5, equal_nan=True)
