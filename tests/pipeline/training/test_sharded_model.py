@@ -84,7 +84,7 @@ def test_the_steps_are_those_of_ddp(found, way):
     tolerance = {"rtol": 1e-3, "atol": 1e-4} if "fp16" in way else {"rtol": 1e-5, "atol": 1e-5}
     for of_rank in found:
         whole, sharded = of_rank[way]
-        torch.testing.assert_close(sharded, whole, rtol=1e-4, atol=1e-5, equal_nan=True)
+        torch.testing.assert_close(sharded, whole, **tolerance, equal_nan=True)
     (_, first), (_, second) = (of_rank[way] for of_rank in found)
     for name in ("weights", "average"):
         assert all(torch.equal(first[name][key], second[name][key]) for key in first[name])
