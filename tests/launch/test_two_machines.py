@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -100,3 +101,27 @@ def test_two_machines_of_one_process_end_with_the_weights_of_one_machine_of_two(
     for job in train():
         assert job.wait() == 0, logs(tmp_path)
     assert_undisturbed(tmp_path / "runs" / "pmc-clip")
+
+
+def test_a_process_lost_on_one_machine_is_started_again_on_both_and_nothing_differs(
+    train, machines, assert_undisturbed, tmp_path
+):
+    jobs = train()
+    checkpoints = tmp_path / "runs" / "pmc-clip" / "checkpoints"
+    while not list(checkpoints.glob("step-*.pt")):
+        assert all(job.poll() is None for job in jobs), logs(tmp_path)
+        time.sleep(0.05)
+    namespace = machines["node-b"][3]
+    lost = [process for process in processes_of(namespace) if trains(process)]
+    for process in lost:
+        os.kill(process, signal.SIGKILL)
+    assert len(lost) == 1
+    for job in jobs:
+        assert job.wait() == 0, logs(tmp_path)
+    assert_undisturbed(tmp_path / "runs" / "pmc-clip")
+
+
+def trains(process: int) -> bool:
+    """Whether it is one that torchrun started to train, not torchrun itself."""
+    words = Path(f"/proc/{process}/cmdline").read_text().split("\0")
+    return "pipeline.train" in words and "--rdzv_id" not in words
