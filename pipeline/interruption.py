@@ -4,6 +4,7 @@ SIGTERM, SIGUSR1 and SIGINT (Ctrl-C) all ask. The run saves and ends with exit c
 command with `--resume auto` goes on. A second signal ends the process at once.
 """
 
+import ctypes
 import json
 import os
 import signal
@@ -28,6 +29,7 @@ MARKER = "interrupted"
 _SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 # Ctrl-C reaches a launcher and its processes, and the launcher passes it on: that is one request.
 _ONE_REQUEST_SECONDS = 1.0
+_SIGNAL_AT_PARENTS_DEATH = 1  # PR_SET_PDEATHSIG of prctl(2)
 _START_SECONDS = 5.0  # given to a process that is starting to leave what it is doing
 
 Item = TypeVar("Item")
@@ -63,6 +65,8 @@ class Interruption:
         self._before = {number: signal.signal(number, self._on_signal) for number in _SIGNALS}
         signal.set_wakeup_fd(self._wakeup.fileno(), warn_on_full_buffer=False)
         threading.Thread(target=self._watch, name="signals", daemon=True).start()
+        if _launcher() is not None:
+            _end_with_torchrun()
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -183,6 +187,14 @@ class Interruption:
         if self._topology.is_main:
             self._leave_marker()
         os._exit(SAVED_EXIT_CODE)
+
+
+def _end_with_torchrun() -> None:
+    """Let the system send SIGTERM when torchrun is killed: else nobody would end its processes, and whoever
+    starts the run again would have it twice.
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_SIGNAL_AT_PARENTS_DEATH, signal.SIGTERM)
 
 
 def _launcher() -> str | None:

@@ -174,6 +174,56 @@ def test_a_signal_to_one_of_two_ends_both_and_torchrun_does_not_start_them_anew(
     assert saved < STEPS
 
 
+def test_the_processes_of_a_torchrun_that_was_killed_save_and_end(make_job, whole):
+    job = make_job("orphans")
+    torchrun = job.start()
+    job.wait_for_step(3, torchrun)
+    kill_alone(torchrun, *workers(torchrun).values())
+    assert f"interrupted: saved after step {job.step()}" in job.said()
+    assert job.step() < STEPS
+    assert job.start().wait(PATIENCE) == 0, job.said()
+    assert_as_undisturbed(job, whole)
+
+
+def test_a_process_of_a_torchrun_that_was_killed_does_not_wait_for_the_others(make_job):
+    job = make_job("orphans")
+    torchrun = job.start()
+    job.wait_until(lambda: len(workers(torchrun)) == 2, torchrun)
+    waiting, late = workers(torchrun)[0], workers(torchrun)[1]
+    os.kill(late, signal.SIGSTOP)
+    try:
+        job.wait_until(lambda: heeds(waiting, signal.SIGTERM), torchrun)
+        time.sleep(1)
+        kill_alone(torchrun, waiting)
+        assert "interrupted: nothing new to save" in job.said()
+    finally:
+        os.kill(late, signal.SIGKILL)
+
+
+def kill_alone(torchrun: subprocess.Popen, *started: int) -> None:
+    """Kill it with SIGKILL, and wait until these processes that it started have ended by themselves."""
+    torchrun.kill()
+    torchrun.wait()
+    deadline = time.monotonic() + 60
+    while any(alive(process) for process in started):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def heeds(process: int, number: int) -> bool:
+    """Whether a process has a handler for a signal."""
+    status = Path(f"/proc/{process}/status").read_text()
+    caught = next(line.split()[1] for line in status.splitlines() if line.startswith("SigCgt"))
+    return bool(int(caught, 16) >> (number - 1) & 1)
+
+
+def alive(process: int) -> bool:
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except OSError:
+        return False
+
+
 @pytest.mark.parametrize(
     ("number", "message"),
     [
