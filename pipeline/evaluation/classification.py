@@ -6,7 +6,8 @@ from typing import Any, Self
 
 import numpy as np
 
-from pipeline.evaluation.retrieval_figures import RESAMPLES, drawn_counts, interval
+from pipeline.evaluation.hits import Hits
+from pipeline.evaluation.retrieval_figures import interval
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,8 @@ class ClassificationMetrics:
     """[C] of each class, NaN where it has no samples."""
     confusion: np.ndarray
     """[C, C] int64: samples by true class (rows) and best-scored class (columns)."""
+    hits: Hits
+    """Which samples are right."""
 
     @classmethod
     def from_scores(
@@ -57,6 +60,8 @@ class ClassificationMetrics:
             auc = float(np.mean([roc_auc_score(labels == label, ranked[:, label]) for label in present]))
         confusion = np.zeros((len(classes), len(classes)), np.int64)
         np.add.at(confusion, (labels, scores.argmax(axis=1)), 1)
+        hits = Hits(labels, top_1, top_5)
+        ends = zip(*interval(hits.resampled(seed)), strict=True)
         return cls(
             len(labels),
             classes,
@@ -64,10 +69,11 @@ class ClassificationMetrics:
             None if top_5 is None else float(top_5.mean()),
             float(recall[present].mean()),
             auc,
-            _intervals(top_1, top_5, labels, seed),
+            {name: (float(low), float(high)) for name, (low, high) in zip(hits.names, ends, strict=True)},
             1 / len(classes),
             recall,
             confusion,
+            hits,
         )
 
     def values(self) -> dict[str, float]:
@@ -121,21 +127,3 @@ def top_hits(scores: np.ndarray, labels: np.ndarray, k: int) -> np.ndarray:
     greater = (scores > own).sum(axis=1)
     equal = (scores == own).sum(axis=1)
     return np.where(np.isfinite(own[:, 0]), np.clip((k - greater) / equal, 0.0, 1.0), 0.0)
-
-
-def _intervals(
-    top_1: np.ndarray, top_5: np.ndarray | None, labels: np.ndarray, seed: int
-) -> dict[str, tuple[float, float]]:
-    """95 % intervals by name; top_1, top_5 [N]: whether, or how likely, each sample is right."""
-    present = np.unique(labels)
-    of_class = (labels[:, None] == present).astype(np.float64)  # [N, classes with samples]
-    columns = [top_1] if top_5 is None else [top_1, top_5]
-    drawn = []
-    for counts in drawn_counts(len(labels), len(labels), seed, RESAMPLES):
-        shares = counts @ np.stack(columns, axis=1) / len(labels)
-        with np.errstate(invalid="ignore"):  # a class of which nothing was drawn does not count
-            recalls = (counts @ (of_class * top_1[:, None])) / (counts @ of_class)
-        drawn.append(np.column_stack([shares, np.nanmean(recalls, axis=1)]))
-    low, high = interval(np.concatenate(drawn))
-    names = ["top_1", *(["top_5"] if top_5 is not None else []), "balanced_accuracy"]
-    return {name: (float(a), float(b)) for name, a, b in zip(names, low, high, strict=True)}

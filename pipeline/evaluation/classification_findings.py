@@ -1,8 +1,10 @@
 """Classification figures as findings: values, table, and the parts of a report."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
+
+import numpy as np
 
 from pipeline.evaluation.classification import ClassificationMetrics
 from pipeline.evaluation.confusion import confusion_svg
@@ -10,9 +12,23 @@ from pipeline.evaluation.evaluator import Findings, Section
 
 
 def classification_findings(
-    task: str, heading: str, metrics: ClassificationMetrics, details: Mapping[str, Any]
+    task: str,
+    heading: str,
+    metrics: ClassificationMetrics,
+    details: Mapping[str, Any],
+    ids: Sequence[str],
 ) -> Findings:
-    """What an evaluator of classification returns; `details`: how it came to its scores."""
+    """What an evaluator of classification returns; `details`: how it came to its scores; `ids`: of the
+    samples.
+    """
+
+    hits = metrics.hits
+    per_sample = {
+        "ids": np.array(ids, dtype=np.str_),
+        "label": np.array(metrics.classes, dtype=np.str_)[hits.labels],
+        "top_1": hits.top_1,
+        **({} if hits.top_5 is None else {"top_5": hits.top_5}),
+    }
 
     def sections() -> list[Section]:
         return [Section(heading, _html(metrics, details))]
@@ -26,6 +42,7 @@ def classification_findings(
         table=f"{heading}, {metrics.samples:,} samples in {len(metrics.classes)} classes\n{metrics.table()}",
         intervals={f"{task}_{name}": ends for name, ends in metrics.intervals.items()},
         details={**details, **metrics.to_dict()},
+        per_sample=per_sample,
         sections=sections,
         pictures={f"{task}-confusion.svg": confusion_svg(metrics.confusion, metrics.classes)},
     )

@@ -53,7 +53,7 @@ class FrozenFeaturesEvaluator:
 
     def run(self, subject: Subject) -> Findings | None:
         """Features on all ranks, the rest on the main one."""
-        test = self._gathered(subject, subject.dataset, subject.features)
+        test, ids = self._gathered(subject, subject.dataset, subject.features), subject.ids
         fit = self._computed(subject, self.fit_data)
         validation = None
         if self.task == "probe" and self.validation_data is not None:
@@ -86,7 +86,7 @@ class FrozenFeaturesEvaluator:
             }
             heading = "Linear probe on frozen image features"
         metrics = ClassificationMetrics.from_scores(scores, own, names)
-        return classification_findings(self.task, heading, metrics, details)
+        return classification_findings(self.task, heading, metrics, details, ids)
 
     def _numbers(self, data: Labelled, names: Sequence[str]) -> np.ndarray:
         return class_numbers(data.labels, names, self.labels, data.data)

@@ -35,7 +35,7 @@ class ZeroShotEvaluator:
 
     def run(self, subject: Subject) -> Findings | None:
         """Scores on all ranks, figures on the main one."""
-        features = subject.features
+        features, ids = subject.features, subject.ids
         weights = class_features(subject, self.classes)
         scores = gather_rows(features.image.read() @ weights.T, subject.topology)
         labels = gather_list(self.labels.of(features), subject.topology)
@@ -46,7 +46,7 @@ class ZeroShotEvaluator:
         probabilities = torch.softmax(scale * scores, dim=1).numpy()
         metrics = ClassificationMetrics.from_scores(probabilities, known, self.classes.labels)
         details = {"templates": self.classes.templates, "names": self.classes.names}
-        return classification_findings("zeroshot", "Zero-shot classification", metrics, details)
+        return classification_findings("zeroshot", "Zero-shot classification", metrics, details, ids)
 
 
 @torch.no_grad()

@@ -207,7 +207,7 @@ def test_evaluations_are_compared_and_other_samples_are_refused(run, evaluate, c
     evaluate(data, "--limit", 20, out="c")
     for words, message in (
         (("a", "c"), "c is of other samples than a (20 and 40;"),
-        (("a", "nowhere"), "nowhere: no evaluation of retrieval here"),
+        (("a", "nowhere"), "nowhere: no evaluation here"),
         (("a",), "give at least two evaluations"),
     ):
         done = run("compare", *words)

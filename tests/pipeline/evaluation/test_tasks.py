@@ -85,6 +85,35 @@ def test_probe_and_neighbours_learn_from_labelled_data(evaluate, drawn):
     assert found["probe"]["validation accuracy"] > 0.9
 
 
+def test_classifications_are_compared_sample_by_sample(run, evaluate, drawn, tmp_path):
+    """Of a model and of the same one that is told red is green; with other labels they are refused."""
+    classes = json.loads((drawn / "classes.json").read_text())
+    swapped = {"red": ["green"], "green": ["red"], "blue": ["blue"]}
+    (tmp_path / "swapped.json").write_text(json.dumps(classes | {"classes": swapped}))
+    (tmp_path / "labels.csv").write_text(
+        "image,which\n" + "\n".join(f"test{n}.png,{list(COLOURS)[n // 10]}" for n in range(30))
+    )
+    for name, flags in (
+        ("right", ["--classes", drawn / "classes.json"]),
+        ("wrong", ["--classes", tmp_path / "swapped.json"]),
+        ("other", ["--classes", drawn / "classes.json", "--labels", "labels.csv", "--label-key", "which"]),
+    ):
+        done, _ = evaluate("zeroshot", *flags)
+        assert done.returncode == 0, done.stderr
+        (tmp_path / "out").rename(tmp_path / name)
+    assert run("compare", "right", "wrong", "--out", "both").returncode == 0
+    (told,) = json.loads((tmp_path / "both" / "comparison.json").read_text())
+    rows = {row["name"]: row for row in told["differences"]}
+    figures = [json.loads((tmp_path / n / "metrics.json").read_text())["metrics"] for n in ("right", "wrong")]
+    for name in ("zeroshot_top_1", "zeroshot_balanced_accuracy"):
+        low, high = rows[name]["ends"]
+        assert rows[name]["difference"] == pytest.approx(figures[1][name] - figures[0][name])
+        assert low <= rows[name]["difference"] <= high < 0
+    assert rows["zeroshot_macro_auc"]["ends"] is None
+    done = run("compare", "right", "other")
+    assert (done.returncode, "the same samples with other labels (zeroshot)" in done.stderr) == (2, True)
+
+
 def test_labels_come_from_a_table_and_the_penalty_from_validation_data(evaluate, drawn, tmp_path):
     lines = ["image,which"]
     for split, count in (("train", 90), ("test", 30)):
