@@ -5,7 +5,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as multiprocessing
@@ -85,11 +84,11 @@ def share_of(batch: Batch, topology: Topology) -> Batch:
 
 def run_together(world: int, job: Callable[..., None], folder: Path, *arguments: object) -> None:
     """Run `job(topology, folder, *arguments)` in processes of a gloo group; it must be of a module's top."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("OMP_NUM_THREADS", "1")
-        multiprocessing.start_processes(
-            _join, (world, job, folder, arguments), nprocs=world, start_method="spawn"
-        )
+    # A server forks them, with everything imported already.
+    multiprocessing.get_context("forkserver").set_forkserver_preload([__name__])
+    multiprocessing.start_processes(
+        _join, (world, job, folder, arguments), nprocs=world, start_method="forkserver"
+    )
 
 
 def _join(

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 
+from pipeline.checkpoint import Checkpoint
 from pipeline.data import open_training_data
 from pipeline.topology import Topology
 
@@ -198,8 +199,10 @@ class Run:
             return True
 
     def weights(self) -> dict[str, torch.Tensor]:
-        path = self.folder / "checkpoints" / f"step-{STEPS:08d}.pt"
-        return torch.load(path, weights_only=True)["state_dict"]
+        """And all else that steps change: moments, average."""
+        checkpoint = Checkpoint.load(str(self.folder / "checkpoints"))
+        assert checkpoint.step == STEPS
+        return checkpoint.tensors()
 
     def metrics(self) -> list[dict[str, float]]:
         return [json.loads(line) for line in (self.folder / "metrics.jsonl").read_text().splitlines()]
@@ -228,6 +231,7 @@ def assert_equal_runs(killed: Run, whole: Run) -> None:
         (1, 1, []),
         *(pytest.param(n, 3, [], marks=pytest.mark.slow) for n in (1, 2, 3, 4)),
         pytest.param(2, 1, EVERYTHING, marks=pytest.mark.slow),
+        pytest.param(2, 1, [*EVERYTHING, "--fsdp"], marks=pytest.mark.slow),
     ],
 )
 def test_killed_and_resumed_run_ends_bit_identical(launch, sample_shards, tmp_path, processes, kills, flags):

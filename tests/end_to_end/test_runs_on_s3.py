@@ -43,3 +43,22 @@ def test_another_machine_goes_on_with_a_run_on_s3(run, flags, s3, tmp_path):
     assert any("tfevents" in path for path in files.ls(f"{place}/tensorboard", refresh=True))
     shown = run("export", "--checkpoint", f"{s3}/runs/far/checkpoints/latest", "--out", "exported")
     assert shown.returncode == 0, shown.stderr
+
+
+@pytest.mark.slow
+def test_a_run_with_fsdp_on_s3_goes_on_in_one_process(run, flags, s3):
+    """From checkpoints in parts, of which those that need not stay are gone, and the newest is damaged."""
+    files = s3fs.S3FileSystem(skip_instance_cache=True)
+    place = f"{s3.removeprefix('s3://')}/runs/shared/checkpoints"
+    flags = [*flags, "--name", "shared", "--epochs", 5]
+    first = run("train", *flags, "--fsdp", "--steps", 7, processes=2)
+    assert first.returncode == 0, first.stderr
+    kept = {path.rpartition("/")[2] for path in files.ls(place, refresh=True)}
+    assert kept == {"step-00000006", "step-00000007", "latest", "saved.json"}
+    files.pipe_file(f"{place}/step-00000007/part-00001.bin", b"not what was written")
+    again = run("train", *flags, "--steps", 8)
+    assert again.returncode == 0, again.stderr
+    assert f"passed over: {s3}/runs/shared/checkpoints/step-00000007: the content of part-" in again.stderr
+    assert f"going on from {s3}/runs/shared/checkpoints/step-00000006: step 6" in again.stderr
+    shown = run("export", "--checkpoint", f"{s3}/runs/shared/checkpoints/step-00000006", "--out", "exported")
+    assert shown.returncode == 0, shown.stderr
