@@ -2,11 +2,8 @@
 or nothing.
 """
 
-import contextlib
 import os
 import posixpath
-import shutil
-import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,13 +12,13 @@ from typing import Any, Protocol
 from shards.errors import DataError, UsageError
 from shards.failures import storage_failure
 from shards.file_system import open_file_system
+from shards.local_file import LocalFile, copy_local
 from shards.object_reads import ObjectReads
 from shards.ranged_reads import FoundRange, FsspecReads, LocalReads, RangedReads
 from shards.retry import retry
 from shards.upload import S3Upload, StagedUpload, abort_uploads
 
 _S3 = ("s3://", "s3a://")
-_WRITE_BACK = 4 * 2**20
 _CHANGED_REMEDY = (
     "fetch this shard again from where it came, or describe the shards as they are now with 'python -m "
     "pipeline.index'"
@@ -253,7 +250,7 @@ class Folder:
             if self.remote:
                 retry(lambda: self._fs.cp_file(self._path(name), self._path(to)))
             else:
-                _copy_local(Path(self._path(name)), Path(self._path(to)))
+                copy_local(Path(self._path(name)), Path(self._path(to)))
         except FileNotFoundError:
             raise FileNotFoundError(f"{self.locate(name)}: no such file") from None
         except Exception as error:
@@ -292,61 +289,6 @@ class Writer:
             raise self._folder._failed("writing", self._name, error) from error
 
 
-class LocalFile:
-    """A local file under a temporary name, flushed to disk and moved into place by `finish`."""
-
-    def __init__(self, path: "str | os.PathLike[str]", *, settled: bool = True) -> None:
-        self._settled = settled
-        self._target = Path(path)
-        self._target.parent.mkdir(parents=True, exist_ok=True)
-        self._temporary = self._target.with_name(f".{self._target.name}.{uuid.uuid4().hex}.tmp")
-        self._file = open(self._temporary, "xb")  # noqa: SIM115 (closed by finish or discard)
-        self._written = self._on_its_way = 0  # bytes
-
-    def write(self, data: "bytes | bytearray | memoryview", /) -> None:
-        """Append bytes."""
-        self._written += self._file.write(data)
-        if self._written - self._on_its_way >= _WRITE_BACK:
-            # Linux takes this as leave to begin writing to the disk, so that `finish` has little to wait for.
-            os.posix_fadvise(
-                self._file.fileno(),
-                self._on_its_way,
-                self._written - self._on_its_way,
-                os.POSIX_FADV_DONTNEED,
-            )
-            self._on_its_way = self._written
-
-    def finish(self) -> None:
-        """Let it appear under its name, for good where it is to be settled."""
-        with self._file:
-            self._file.flush()
-            os.fsync(self._file.fileno())
-        os.replace(self._temporary, self._target)
-        if self._settled:
-            _flush_folder(self._target.parent)
-
-    def discard(self) -> None:
-        """Remove the temporary file."""
-        with contextlib.suppress(OSError):  # a full disk refuses what is still buffered
-            self._file.close()
-        self._temporary.unlink(missing_ok=True)
-
-
-def _copy_local(source: Path, target: Path) -> None:
-    temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}.tmp")
-    try:
-        try:
-            os.link(source, temporary)
-        except FileNotFoundError:
-            raise
-        except OSError:  # a file system without hard links
-            shutil.copyfile(source, temporary)
-        os.replace(temporary, target)
-        _flush_folder(target.parent)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
 def write_atomically(path: "str | os.PathLike[str]", data: "bytes | memoryview") -> None:
     """Write a local file under a temporary name, flush it to disk, and move it into place."""
     file = LocalFile(path)
@@ -356,13 +298,3 @@ def write_atomically(path: "str | os.PathLike[str]", data: "bytes | memoryview")
     except BaseException:
         file.discard()
         raise
-
-
-def _flush_folder(path: Path) -> None:
-    """Let new names survive a power failure, where the file system can do so."""
-    with contextlib.suppress(OSError):
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)

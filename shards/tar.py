@@ -14,11 +14,12 @@ from shards.errors import DataError
 RECORD = 512
 END_OF_ARCHIVE = bytes(2 * RECORD)
 _REGULAR = b"0\x007"
-# A written header: the name in 100 bytes, this, the size in octal, this, the checksum, this.
+# A written header: the name, this, the size in octal, this, the checksum, this.
+_WRITTEN = struct.Struct("100s24s12s12s8s356s")
 _MODE_AND_OWNER = b"0000644\0" + 2 * b"0000000\0"
 _TIME = b"00000000000\0"
-_KIND_AND_MAGIC = b" 0".ljust(102, b"\0") + b"ustar\x0000".ljust(255, b"\0")
-_FIXED_SUM = sum(_MODE_AND_OWNER + _TIME + _KIND_AND_MAGIC) + 7 * ord(" ")
+_KIND_AND_MAGIC = b"0".ljust(101, b"\0") + b"ustar\x0000".ljust(255, b"\0")
+_FIXED_SUM = sum(_MODE_AND_OWNER + _TIME + _KIND_AND_MAGIC) + 8 * ord(" ")
 _LONGEST_NAME, _LARGEST_SIZE = 100, 8**11 - 1
 # Of a header, what reading a member takes: name, size, kind, magic and the name's beginning.
 _HEADER = struct.Struct("100s24x12s20xc100x5s83x155s12x")
@@ -43,9 +44,8 @@ def write_header(name: str, size: int) -> bytes:
         member.size, member.mode = size, 0o644
         return member.tobuf(tarfile.USTAR_FORMAT, "utf-8")
     digits = b"%011o\0" % size
-    checksum = b"%06o\0" % (_FIXED_SUM + sum(encoded) + sum(digits))
-    name_field = encoded.ljust(_LONGEST_NAME, b"\0")
-    return b"".join((name_field, _MODE_AND_OWNER, digits, _TIME, checksum, _KIND_AND_MAGIC))
+    checksum = b"%06o\0 " % (_FIXED_SUM + _byte_sum(encoded + digits))
+    return _WRITTEN.pack(encoded, _MODE_AND_OWNER, digits, _TIME, checksum, _KIND_AND_MAGIC)
 
 
 def split_name(name: str) -> tuple[str, str]:

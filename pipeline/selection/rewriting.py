@@ -23,7 +23,7 @@ from pipeline.sharding.packing import Treatment, write_described
 from pipeline.sharding.plan import PackingPlan, PlannedShard
 from pipeline.sharding.read_ahead import read_ahead
 from pipeline.sharding.rows import Rejected, RejectedRow
-from pipeline.sharding.statistics import Statistics
+from pipeline.sharding.statistics import Taken
 from pipeline.sharding.transcode import process_image
 from pipeline.sharding.worker_pool import run_in_processes, sigterm_waits
 from shards import (
@@ -123,9 +123,9 @@ def rewrite_shard(task: RewritingTask, treatment: Treatment, caption_lines: bool
     made from. caption_lines: samples may have several captions, which become the lines of one.
     """
     rejected: list[RejectedRow] = []
-    statistics = Statistics()
-    samples = _new_samples(task, treatment, caption_lines, rejected, statistics)
-    write_described(task.folder, task.name, samples, rejected, statistics)
+    taken: list[Taken] = []
+    samples = _new_samples(task, treatment, caption_lines, rejected, taken)
+    write_described(task.folder, task.name, samples, rejected, taken)
     return len(task.places)
 
 
@@ -134,9 +134,9 @@ def _new_samples(
     treatment: Treatment,
     caption_lines: bool,
     rejected: list[RejectedRow],
-    statistics: Statistics,
+    taken: list[Taken],
 ) -> Iterator[tuple[str, dict[str, bytes]]]:
-    """(key, members) of every sample that can be taken; the others go to `rejected`."""
+    """(key, members) of every sample that can be taken, counted in `taken`; the others go to `rejected`."""
     samples = read_ahead(_read, task.places)
     for slot, (number, place, sample) in enumerate(
         zip(task.numbers, task.places, samples, strict=True), task.first_slot
@@ -144,7 +144,7 @@ def _new_samples(
         try:
             if sample is None:
                 raise Rejected(DAMAGED)
-            members = _new_members(sample, place.names, treatment, caption_lines, statistics)
+            members = _new_members(sample, place.names, treatment, caption_lines, taken)
         except Rejected as reason:
             name = sample.key if sample else f"{place.shard} at byte {place.offset}"
             rejected.append(RejectedRow(number, name, str(reason)))
@@ -165,7 +165,7 @@ def _new_members(
     names: MemberNames,
     treatment: Treatment,
     caption_lines: bool,
-    statistics: Statistics,
+    taken: list[Taken],
 ) -> dict[str, bytes]:
     """The members of a new sample by extension; Rejected where it cannot be one."""
     if not sample.caption.strip():
@@ -184,7 +184,7 @@ def _new_members(
         if len(kept.encode("utf-8", "surrogateescape")) > _LONGEST_EXTENSION:
             raise Rejected("member with too long a name")
         members[kept] = bytes(content)
-    statistics.add(image, len(data), sample.caption)
+    taken.append(Taken(image, len(data), sample.caption))
     return members
 
 

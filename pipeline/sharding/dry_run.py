@@ -11,7 +11,6 @@ import numpy as np
 from pipeline.sharding.job import Job
 from pipeline.sharding.packing import sample_members
 from pipeline.sharding.rows import Rejected
-from pipeline.sharding.statistics import Statistics
 from pipeline.wording import counted
 from shards.tar import pack_sample
 
@@ -25,7 +24,7 @@ def describe_plan(job: Job, workers: int) -> str:
     for row in job.table.rows(tried):
         try:
             image = job.images.locate(row.image).read()
-            members = sample_members(row, image, job.treatment, Statistics())
+            members = sample_members(row, image, job.treatment, [])
             written += len(pack_sample("0" * 9, members))
         except Rejected:
             rejected += 1

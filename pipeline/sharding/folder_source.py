@@ -5,10 +5,10 @@ import os
 import stat
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path
+from typing import NamedTuple
 
 from pipeline.job_progress import followed
 from pipeline.sharding.archive_file import identity
@@ -33,8 +33,7 @@ _FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK  # opening a pipe must not w
 _NOT_THE_FILES_FAULT = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ESTALE}
 
 
-@dataclass(frozen=True)
-class LocalFile:
+class LocalFile(NamedTuple):
     """An image that is a file in a folder."""
 
     root: str  # a real path
@@ -67,17 +66,15 @@ class LocalFile:
 
     def _open(self) -> int:
         """A descriptor of the file, wherever in the folder its name leads."""
-        path = os.path.join(self.root, self.name)
-        folder, name = os.path.split(path)
+        start = self.name.rfind("/") + 1
+        folder, name = self.name[:start], self.name[start:]
         if name not in ("", ".", ".."):
-            real = os.path.join(_real_folder(folder), name)
-            _check_inside(real, self.root)
             try:
-                return os.open(real, _FLAGS | os.O_NOFOLLOW)
+                return os.open(_folder_inside(self.root, folder) + name, _FLAGS | os.O_NOFOLLOW)
             except OSError as error:
                 if error.errno != errno.ELOOP:  # a symbolic link
                     raise
-        real = os.path.realpath(path)
+        real = os.path.realpath(os.path.join(self.root, self.name))
         _check_inside(real, self.root)
         return os.open(real, _FLAGS)
 
@@ -100,8 +97,11 @@ class LocalFile:
 
 
 @lru_cache(maxsize=4096)
-def _real_folder(folder: str) -> str:
-    return os.path.realpath(folder)
+def _folder_inside(root: str, folder: str) -> str:
+    """The real path, with a slash at its end, of a folder in another one; Rejected where it leads out."""
+    real = os.path.join(os.path.realpath(os.path.join(root, folder)), "")
+    _check_inside(real, root)
+    return real
 
 
 def _check_inside(path: str, root: str) -> None:

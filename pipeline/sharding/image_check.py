@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from typing import Literal
 
 from PIL import Image, UnidentifiedImageError
@@ -71,11 +72,16 @@ class CheckedImage:
 def check_image(data: bytes, rules: ImageRules) -> CheckedImage:
     """Look at an image as far as the rules ask; Rejected where it cannot be taken."""
     if rules.verify == "none":
-        return CheckedImage(_extension(data), "", 0, 0)
+        return _unseen(_extension(data))
     with open_checked(data, rules) as (image, checked):
         if rules.verify == "full":
             _find_damage(image, data)
     return checked
+
+
+@cache
+def _unseen(extension: str) -> CheckedImage:
+    return CheckedImage(extension, "", 0, 0)
 
 
 @contextmanager

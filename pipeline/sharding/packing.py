@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from itertools import chain
+from json.encoder import encode_basestring
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from pipeline.sharding.image_check import ImageRules
 from pipeline.sharding.image_sources import Location
 from pipeline.sharding.read_ahead import read_ahead, read_image
 from pipeline.sharding.rows import Rejected, RejectedRow, Row
-from pipeline.sharding.statistics import Statistics
+from pipeline.sharding.statistics import Statistics, Taken
 from pipeline.sharding.transcode import Transcoding, process_image
 from shards import DataError, Folder, ShardRecord, WrittenShard, write_shard
 from shards.writer import Unexpected
@@ -94,15 +95,15 @@ def part_name(shard_name: str) -> str:
 def pack_shard(task: PackingTask, treatment: Treatment) -> PackingOutcome:
     """Write a shard (none where every row is rejected), then its description."""
     rejected: list[RejectedRow] = []
-    statistics = Statistics()
-    samples = _samples(task, treatment, rejected, statistics)
-    return write_described(task.folder, task.name, samples, rejected, statistics, task.job)
+    taken: list[Taken] = []
+    samples = _samples(task, treatment, rejected, taken)
+    return write_described(task.folder, task.name, samples, rejected, taken, task.job)
 
 
 def restore_shard(task: tuple[PackingTask, ShardRecord], treatment: Treatment) -> None:
     """Write a shard again of which only the record is left; DataError where it cannot be made as it was."""
     packing, record = task
-    samples = _samples(packing, treatment, [], Statistics())
+    samples = _samples(packing, treatment, [], [])
     try:
         write_shard(packing.folder, record.name, samples, expected=record)
     except Unexpected:
@@ -117,11 +118,11 @@ def write_described(
     name: str,
     samples: Iterator[tuple[str, dict[str, bytes]]],
     rejected: list[RejectedRow],
-    statistics: Statistics,
+    taken: list[Taken],
     job: str = "",
 ) -> PackingOutcome:
-    """Write a shard (none where there are no samples), then its description, with the rejected rows and the
-    statistics as they are once the last sample was drawn.
+    """Write a shard (none where there are no samples), then its description, with the rejected rows and what
+    was taken as they are once the last sample was drawn.
     """
     first = next(samples, None)
     if first is None:
@@ -129,19 +130,19 @@ def write_described(
         written = WrittenShard(ShardRecord(name, 0, 0, ""), none, none)
     else:
         written = write_shard(folder, name, chain([first], samples))
-    description = PackedShard(written, rejected, statistics, job).to_json()
+    description = PackedShard(written, rejected, Statistics.of(taken), job).to_json()
     folder.write(part_name(name), description, settled=False)  # the manifest settles all
     return PackingOutcome(written.record.samples, len(rejected))
 
 
 def _samples(
-    task: PackingTask, treatment: Treatment, rejected: list[RejectedRow], statistics: Statistics
+    task: PackingTask, treatment: Treatment, rejected: list[RejectedRow], taken: list[Taken]
 ) -> Iterator[tuple[str, dict[str, bytes]]]:
-    """(key, members) of every row that can be a sample; the others go to `rejected`."""
+    """(key, members) of every row that can be a sample, counted in `taken`; the others go to `rejected`."""
     images = read_ahead(read_image, (usable(row) or location for row, location in task.rows))
     for slot, ((row, _), image) in enumerate(zip(task.rows, images, strict=True), task.first_slot):
         try:
-            members = sample_members(row, image, treatment, statistics)
+            members = sample_members(row, image, treatment, taken)
         except Rejected as reason:
             rejected.append(RejectedRow(row.number, row.image, str(reason)))
         else:
@@ -158,20 +159,23 @@ def usable(row: Row) -> Rejected | None:
 
 
 def sample_members(
-    row: Row, data: "bytes | Rejected", treatment: Treatment, statistics: Statistics
+    row: Row, data: "bytes | Rejected", treatment: Treatment, taken: list[Taken]
 ) -> dict[str, bytes]:
-    """The members of a row's sample by extension, counted in `statistics`; Rejected where it cannot be one.
+    """The members of a row's sample by extension, counted in `taken`; Rejected where it cannot be one.
 
     data: the image's bytes, or why they cannot be had.
     """
     if isinstance(data, Rejected):
         raise data
     stored, image = process_image(data, treatment.rules, treatment.transcoding)
-    statistics.add(image, len(stored), row.caption)
-    described = {"image": row.image, "row": row.number}
-    described |= {f"table.{k}" if k in described else k: value for k, value in row.other.items()}
-    return {
-        image.extension: stored,
-        "txt": row.caption.encode(),
-        "json": _to_json(described).encode(),
-    }
+    taken.append(Taken(image, len(stored), row.caption))
+    return {image.extension: stored, "txt": row.caption.encode(), "json": _described(row).encode()}
+
+
+def _described(row: Row) -> str:
+    """A row's JSON: the image's name, the row's number, and the other columns."""
+    own = f'{{"image": {encode_basestring(row.image)}, "row": {row.number}'
+    if not row.other:
+        return own + "}"
+    others = {f"table.{k}" if k in ("image", "row") else k: value for k, value in row.other.items()}
+    return f"{own}, {_to_json(others)[1:]}"

@@ -34,7 +34,7 @@ def read_ahead(read: Callable[[Place], Content], places: Iterable[Place]) -> Ite
         content = read(place)
         slow += time.perf_counter() - begin > _QUICK_SECONDS
         yield content
-        if slow >= max(count * _SLOW_SHARE, _FEW):
+        if slow >= _FEW and slow >= count * _SLOW_SHARE:
             break
     waiting: deque[Future[list[Content]]] = deque()
     with ThreadPoolExecutor(READERS) as threads:

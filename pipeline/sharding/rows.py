@@ -1,16 +1,15 @@
 """What a row of a table is, and what becomes of one that cannot be a sample."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 # A row as a table's reader hands it on: image, caption, and the other columns.
 Fields = tuple[str, str, dict[str, Any]]
 
 
-@dataclass(frozen=True)
-class Row:
+class Row(NamedTuple):
     """One row: its number (from 0, through all tables in their order), the image's name, the caption, and the
-    other columns.
+    other columns. (A tuple: a job makes and sends one for each of its rows.)
     """
 
     number: int

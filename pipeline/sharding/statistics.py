@@ -2,9 +2,9 @@
 
 import math
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from pipeline.sharding.image_check import CheckedImage
 
@@ -24,10 +24,15 @@ class Distribution:
     least: int | None = None
     greatest: int | None = None
 
-    def add(self, value: int) -> None:
-        """Count one number, 0 or more."""
-        self.counts[self._rounded(value)] += 1
-        self._widen(value, value)
+    @staticmethod
+    def of(values: Sequence[int], digits: int) -> "Distribution":
+        """That of these numbers, each 0 or more."""
+        counted = Distribution(digits)
+        for value, count in Counter(values).items():
+            counted.counts[counted._rounded(value)] += count
+        if values:
+            counted._widen(min(values), max(values))
+        return counted
 
     def __iadd__(self, other: "Distribution") -> "Distribution":
         self.counts.update(other.counts)
@@ -64,12 +69,22 @@ class Distribution:
         return Distribution(digits, counts, content["least"], content["greatest"])
 
     def _rounded(self, value: int) -> int:
-        unit = 10 ** max(0, len(str(value)) - self.digits)
+        if value < 10**self.digits:
+            return value
+        unit = 10 ** (len(str(value)) - self.digits)
         return (value + unit // 2) // unit * unit
 
     def _widen(self, low: int, high: int) -> None:
         self.least = low if self.least is None else min(self.least, low)
         self.greatest = high if self.greatest is None else max(self.greatest, high)
+
+
+class Taken(NamedTuple):
+    """What is counted of a sample: what its image is, the bytes that are stored of it, and the caption."""
+
+    image: CheckedImage
+    image_bytes: int
+    caption: str
 
 
 @dataclass
@@ -87,16 +102,19 @@ class Statistics:
     image_bytes: Distribution = field(default_factory=lambda: Distribution(2))
     caption_words: Distribution = field(default_factory=lambda: Distribution(3))
 
-    def add(self, image: CheckedImage, image_bytes: int, caption: str) -> None:
-        """Count one sample."""
-        self.samples += 1
-        self.formats[image.extension] += 1
-        if image.mode:
-            self.modes[image.mode] += 1
-            self.shorter_side.add(min(image.width, image.height))
-            self.longer_side.add(max(image.width, image.height))
-        self.image_bytes.add(image_bytes)
-        self.caption_words.add(len(caption.split()))
+    @staticmethod
+    def of(samples: Sequence[Taken]) -> "Statistics":
+        """The account of these samples."""
+        seen = [taken.image for taken in samples if taken.image.mode]
+        return Statistics(
+            len(samples),
+            Counter(taken.image.extension for taken in samples),
+            Counter(image.mode for image in seen),
+            Distribution.of([min(image.width, image.height) for image in seen], 3),
+            Distribution.of([max(image.width, image.height) for image in seen], 3),
+            Distribution.of([taken.image_bytes for taken in samples], 2),
+            Distribution.of([len(taken.caption.split()) for taken in samples], 3),
+        )
 
     def merge(self, other: "Statistics") -> None:
         """Take in the samples of another account."""

@@ -7,16 +7,15 @@ import pytest
 
 from pipeline.sharding.dataset_report import Example, Section, dataset_report
 from pipeline.sharding.image_check import CheckedImage
-from pipeline.sharding.statistics import Statistics
+from pipeline.sharding.statistics import Statistics, Taken
 
 HOSTILE = '<script>alert("x")</script> & "quotes"'
 
 
 def statistics(sides=(300, 400, 500)) -> Statistics:
-    counted = Statistics()
-    for side in sides:
-        counted.add(CheckedImage("jpg", "RGB", 2 * side, side), 1000 * side, "three words here")
-    return counted
+    return Statistics.of(
+        [Taken(CheckedImage("jpg", "RGB", 2 * side, side), 1000 * side, "three words here") for side in sides]
+    )
 
 
 def section(name="train", examples=(), rejected=None, counted=None) -> Section:

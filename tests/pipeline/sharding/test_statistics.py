@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.sharding.image_check import CheckedImage
-from pipeline.sharding.statistics import COLUMNS, Distribution, Statistics
+from pipeline.sharding.statistics import COLUMNS, Distribution, Statistics, Taken
 
 
 def image(width: int = 700, height: int = 550, extension: str = "jpg", mode: str = "RGB") -> CheckedImage:
@@ -27,10 +27,7 @@ SAMPLES = st.lists(
 
 
 def account(samples) -> Statistics:
-    counted = Statistics()
-    for sample in samples:
-        counted.add(*sample)
-    return counted
+    return Statistics.of([Taken(*sample) for sample in samples])
 
 
 @given(SAMPLES, SAMPLES)
@@ -53,18 +50,14 @@ def test_the_same_samples_in_another_order_are_described_in_the_same_bytes():
 
 @given(st.lists(st.integers(0, 999), min_size=1))
 def test_numbers_below_a_thousand_have_exact_quantiles(values):
-    distribution = Distribution(3)
-    for value in values:
-        distribution.add(value)
+    distribution = Distribution.of(values, 3)
     expected = np.quantile(values, [0, 0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 1], method="inverted_cdf")
     assert distribution.row() == expected.tolist()
 
 
 @given(st.lists(st.integers(1, 10**9), min_size=1))
 def test_quantiles_of_larger_numbers_are_within_five_percent_and_in_order(values):
-    distribution = Distribution(2)
-    for value in values:
-        distribution.add(value)
+    distribution = Distribution.of(values, 2)
     row = distribution.row()
     assert row == sorted(row)
     assert (row[0], row[-1]) == (min(values), max(values))
