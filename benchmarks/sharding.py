@@ -125,7 +125,9 @@ def measure(contender: Contender, processes: int, figures: Figures, scratch: Pat
     out = scratch / "out"
     shutil.rmtree(out, ignore_errors=True)
     os.sync()
-    arguments = [f"--samples-per-shard={SAMPLES_PER_SHARD}", f"--images={figures.images}", f"--out={out}"]
+    # so that a few samples, too, are work for every process, and each starts
+    samples_per_shard = min(SAMPLES_PER_SHARD, max(1, figures.samples // (2 * processes)))
+    arguments = [f"--samples-per-shard={samples_per_shard}", f"--images={figures.images}", f"--out={out}"]
     python = interpreter(contender, scratch)
     if contender.script:
         arguments += [f"--table={figures.table}", f"--processes={processes}", f"--verify={contender.verify}"]

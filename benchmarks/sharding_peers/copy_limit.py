@@ -12,19 +12,24 @@ from pathlib import Path
 from peer import Row, read_image, read_job, timed
 
 WRITE_BACK = 4 * 2**20  # bytes after which the disk may begin, so that the flush has little left to wait for
+RESERVED = 32 * 2**20  # bytes of room on the disk that are reserved at a time, which makes writing cheaper
 
 
 def copy(rows: list[Row], target: Path, *, hashed: bool) -> None:
-    digest, written, on_their_way = hashlib.sha256(), 0, 0
+    digest, written, on_their_way, reserved = hashlib.sha256(), 0, 0, 0
     with open(target, "wb", buffering=0) as file:
         for row in rows:
             image = read_image(row, verify=False)
+            while written + len(image) > reserved:
+                os.posix_fallocate(file.fileno(), reserved, RESERVED)
+                reserved += RESERVED
             written += file.write(image)
             if hashed:
                 digest.update(image)
             if written - on_their_way >= WRITE_BACK:
                 os.posix_fadvise(file.fileno(), on_their_way, written - on_their_way, os.POSIX_FADV_DONTNEED)
                 on_their_way = written
+        os.ftruncate(file.fileno(), written)
         os.fsync(file.fileno())
 
 
