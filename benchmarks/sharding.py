@@ -13,7 +13,7 @@ one wrote is deleted before the next starts, and the disk is left to settle in b
 
 Each peer lives in an environment of its own below the scratch folder (kept for the next run). Everyone is
 measured at the best number of processes, found on a fifth of the samples in a round that does not count. Of
-everyone's time, that of a job of 20 samples just before, the start-up, is taken off; of ours that is the
+everyone's time, that of a job of 100 samples just before, the start-up, is taken off; of ours that is the
 whole command, report included. Ours computes checksums and flushes every shard to disk, which no peer does.
 `ShardWriter, one loop` is the loop as its documentation shows it, in one process.
 """
@@ -37,6 +37,7 @@ import PIL
 PEERS = Path(__file__).parent / "sharding_peers"
 OURS = "pipeline.shard"
 SAMPLES_PER_SHARD = 250  # shards small enough that the last ones do not leave a core without work
+FEW = 100  # samples of a job that takes no longer than starting, reporting and ending do
 PILLOW = f"pillow=={PIL.__version__}"
 
 
@@ -205,7 +206,7 @@ def main() -> None:
     scratch = args.scratch.absolute()
     figures, part, few = (
         repeat_figures(args.csv, args.images, samples, scratch / "figures")
-        for samples in (args.samples, args.samples // 5, 20)
+        for samples in (args.samples, args.samples // 5, FEW)
     )
     processes = {contender: best_processes(contender, part, few, scratch) for contender in contenders(cores)}
     rounds = [

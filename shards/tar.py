@@ -30,9 +30,10 @@ def pack_sample(key: str, members: "dict[str, bytes]") -> bytes:
     """One sample's tar bytes: a header and padded data for each member, named `key.extension`, in the order
     given.
     """
-    parts = []
+    parts: list[bytes] = []
     for extension, data in members.items():
-        parts += [write_header(f"{key}.{extension}", len(data)), data, bytes(-len(data) % RECORD)]
+        size = len(data)
+        parts += (write_header(f"{key}.{extension}", size), data, bytes(-size % RECORD))
     return b"".join(parts)
 
 

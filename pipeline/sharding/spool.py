@@ -21,7 +21,7 @@ from pipeline.sharding.rows import Fields, Row
 from pipeline.sharding.tables import TableFormat, read_table
 from shards import DataError, UsageError
 
-_decode = json.JSONDecoder().decode
+_decode = json.JSONDecoder().raw_decode
 _encode = json.JSONEncoder(ensure_ascii=False).encode
 _TWO_OFFSETS = struct.Struct("<QQ")
 _ROWS_BETWEEN_REPORTS = 256
@@ -57,7 +57,8 @@ class SpooledTable:
     def _row(self, number: int) -> Row:
         start, stop = _TWO_OFFSETS.unpack(os.pread(self._offsets.fileno(), 16, 8 * number))
         line = os.pread(self._rows.fileno(), stop - start, start)
-        return Row(number, *_decode(line.decode("utf-8", "surrogatepass")))
+        fields, _ = _decode(line.decode("utf-8", "surrogatepass"))
+        return Row(number, *fields)
 
 
 def spool_tables(
