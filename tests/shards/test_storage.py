@@ -80,6 +80,15 @@ def test_a_block_that_fails_leaves_nothing_and_the_file_before_it_stays(folder, 
         assert unfinished_uploads(folder) == []
 
 
+def test_a_large_local_file_has_its_bytes_and_takes_no_more_room(tmp_path):
+    data = os.urandom(3 * 2**20 + 5)
+    with Folder(tmp_path).create("large.bin") as file:
+        for start in range(0, len(data), 100_000):
+            file.write(data[start : start + 100_000])
+    assert (tmp_path / "large.bin").read_bytes() == data
+    assert (tmp_path / "large.bin").stat().st_blocks * 512 < len(data) + 2**20
+
+
 def test_a_temporary_file_tells_which_file_it_belongs_to(tmp_path):
     with Folder(tmp_path).create("set-000001.tar"):
         (temporary,) = os.listdir(tmp_path)
