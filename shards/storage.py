@@ -2,6 +2,7 @@
 or nothing.
 """
 
+import contextlib
 import os
 import posixpath
 from collections.abc import Iterable, Iterator
