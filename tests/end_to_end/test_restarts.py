@@ -15,6 +15,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from pipeline.checkpoint import Checkpoint
+
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
 STEPS, PATIENCE = 60, 400
@@ -72,14 +74,17 @@ class Job:
             time.sleep(0.001)
 
     def half_written(self) -> list[str]:
-        """Checkpoint files that are being written, or that a killed process left so."""
+        """Checkpoints that are being written, or that a killed process left so."""
         folder = self.folder / "checkpoints"
-        names = os.listdir(folder) if folder.exists() else []
-        return [name for name in names if name.startswith(".step-")]
+        paths = list(folder.iterdir()) if folder.exists() else []
+        in_parts = [path for path in paths if path.is_dir() and not (path / "checkpoint.json").exists()]
+        return [path.name for path in paths if path.name.startswith(".step-")] + [
+            path.name for path in in_parts
+        ]
 
     def result(self) -> tuple[dict[str, torch.Tensor], list[dict[str, object]]]:
-        """The weights at the end, and what was logged of training and validation but for rates."""
-        path = self.folder / "checkpoints" / f"step-{STEPS:08d}.pt"
+        """The state at the end, and what was logged of training and validation but for rates."""
+        checkpoint = Checkpoint.load(str(self.folder / "checkpoints"))
         lines = map(json.loads, (self.folder / "metrics.jsonl").read_text().splitlines())
         noisy = {"samples_per_second", "step_seconds", "tflops_per_second", "loader_wait"}
         logged = [
@@ -87,7 +92,7 @@ class Job:
             for entry in lines
             if entry["kind"] in ("train", "valid")
         ]
-        return torch.load(path, weights_only=True)["state_dict"], logged
+        return checkpoint.tensors() | {"step": torch.tensor(checkpoint.step)}, logged
 
 
 def workers(torchrun: subprocess.Popen) -> dict[int, int]:
@@ -146,6 +151,24 @@ def test_one_of_two_killed_ten_times_under_torchrun(make_job, whole):
     assert torn > 0
     assert job.half_written() == []
     assert_as_undisturbed(job, whole)
+
+
+def test_one_of_two_killed_with_fsdp(make_job):
+    """A third of the run; at one of the kills a checkpoint in parts is being written."""
+    jobs = [make_job(name) for name in ("undisturbed", "killed")]
+    for job in jobs:
+        job.flags += ["--fsdp", "--steps", STEPS // 3]
+    undisturbed, killed = jobs
+    assert undisturbed.start().wait(PATIENCE) == 0, undisturbed.said()
+    torchrun = killed.start(restarts=2)
+    for victim in range(2):
+        killed.wait_for_step(killed.step() + 4, torchrun)
+        if victim:
+            killed.wait_until(lambda: bool(killed.half_written()), torchrun)
+        os.kill(workers(torchrun)[victim], signal.SIGKILL)
+    assert torchrun.wait(PATIENCE) == 0, killed.said()
+    assert killed.half_written() == []
+    assert_as_undisturbed(killed, undisturbed.result())
 
 
 def test_torchrun_asked_to_end_passes_it_on_and_the_run_goes_on_later(make_job, whole):
