@@ -80,6 +80,7 @@ def train_until_asked_to_end(config: TrainConfig, topology: Topology, interrupti
     start = find_start(config, Folder(f"{address}/checkpoints"), data, model_config, tokenizer, topology)
     run = run_config(config, start, topology)
     trainer = build_trainer(config, start, model_config, tokenizer, topology, device)
+    start = start.taken_over()
     if topology.is_main:
         introduce(config, data, start, trainer, run, folder, topology, device)
     files = RunFiles.open(

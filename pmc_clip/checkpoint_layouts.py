@@ -177,6 +177,11 @@ def _state_dict(content: Mapping[str, Any], path: Path) -> dict[str, torch.Tenso
 def _newest(path: Path) -> str:
     """The name in a `latest` file, which may come from anywhere and must not lead anywhere else."""
     name = path.read_text(encoding="utf-8", errors="replace").strip()
+    if re.fullmatch(r"step-\d+", name):
+        raise ModelError(
+            f"{path}: names {name}, a checkpoint in parts of a run with --fsdp: make one file of it with "
+            "python -m pipeline.export"
+        )
     if not re.fullmatch(r"[\w.-]+\.pt", name):
         raise ModelError(f"{path}: names no checkpoint beside it ({name[:80]!r}): name a checkpoint yourself")
     return name

@@ -270,10 +270,10 @@ class Folder:
             raise self._failed("deleting", name, error) from error
 
     def remove_if_empty(self) -> None:
-        """Remove the folder itself where nothing is in it; where there is no such thing, nothing happens."""
-        if not self.remote:  # there a folder is there as long as its files are
-            with contextlib.suppress(OSError):
-                os.rmdir(self._root)
+        """Remove the folder itself if nothing is in it; where storage refuses, it stays."""
+        if not self._s3:  # there a folder is there as long as its files are
+            with contextlib.suppress(OSError, NotImplementedError):
+                (self._fs if self.remote else os).rmdir(self._root)
 
 
 class Writer:

@@ -92,9 +92,10 @@ def follow_latest(name: str) -> str:
     """The checkpoint that a `latest` or `best` file, or a folder's `latest`, names; any other path, tag or
     address as it is.
     """
+    name = name.rstrip("/") or name
     candidates = [name] if name.rpartition("/")[2] in (LATEST, BEST_PARTS) else []
     if is_remote(name):
-        candidates += [f"{name.rstrip('/')}/{LATEST}"] if not candidates and not name.endswith(".pt") else []
+        candidates += [f"{name}/{LATEST}"] if not candidates and not name.endswith(".pt") else []
     elif Path(name).is_dir():
         candidates = [str(Path(name) / LATEST)]
     for latest in candidates:

@@ -11,6 +11,8 @@ from torch import nn
 from pipeline.checks import check_at_least
 from shards import UsageError
 
+MOMENTS = ("exp_avg", "exp_avg_sq")  # what AdamW keeps in a parameter's shape
+
 
 @dataclass(frozen=True)
 class OptimizerOptions:

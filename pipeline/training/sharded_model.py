@@ -23,10 +23,9 @@ from pipeline.checkpoint import Checkpoint
 from pipeline.checkpointing.spread import as_whole
 from pipeline.first_rank import broadcast_from_first
 from pipeline.topology import Topology
+from pipeline.training.optimizer import MOMENTS
 from pmc_clip import PMCCLIP
 from pmc_clip.activation_checkpointing import blocks
-
-MOMENTS = ("exp_avg", "exp_avg_sq")  # of AdamW, which have a parameter's shape
 
 
 class ShardedModel:

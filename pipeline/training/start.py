@@ -1,7 +1,7 @@
 """Where a run begins: fresh or from a checkpoint, with which batch, and how far it goes."""
 
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Self
 
 from pipeline.checkpoint import Checkpoint
 from pipeline.data import check_global_batch
@@ -24,6 +24,10 @@ class Start:
     length: RunLength
     step_samples: int
     """The run's first global batch: what steps in flags stand for, whatever the batch is now."""
+
+    def taken_over(self) -> Self:
+        """The same without the checkpoint's tensors, which would stay in memory."""
+        return replace(self, checkpoint=self.checkpoint and self.checkpoint.with_tensors({}))
 
 
 def find_start(

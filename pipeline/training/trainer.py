@@ -18,7 +18,7 @@ from pipeline.training.compilation import compile_model, mark_changing_sizes, na
 from pipeline.training.flops import model_flops, peak_tflops
 from pipeline.training.gradients import AgreeingScaler, clip_gradients
 from pipeline.training.nonfinite import NonFiniteSteps, skip_where
-from pipeline.training.optimizer import OptimizerOptions, make_optimizer
+from pipeline.training.optimizer import MOMENTS, OptimizerOptions, make_optimizer
 from pipeline.training.outline import outline_of
 from pipeline.training.schedule import Schedule
 from pipeline.training.sharded_model import ShardedModel
@@ -148,7 +148,8 @@ class Trainer:
         }
 
     def load(self, checkpoint: Checkpoint) -> None:
-        """Go on from a checkpoint."""
+        """Go on from a checkpoint. UsageError where its run trained other parameters."""
+        self._check_trained(checkpoint.optimizer)
         checkpoint = self._held.own_part(checkpoint, self._trained_names())
         self._held.load(checkpoint.state_dict)
         self.load_optimizer(checkpoint.optimizer)
@@ -164,6 +165,18 @@ class Trainer:
 
         Raises UsageError where it trained other parameters.
         """
+        self._check_trained(saved)
+        groups = [
+            {**own, "params": theirs["params"]}
+            for own, theirs in zip(self.optimizer.param_groups, saved["param_groups"], strict=True)
+        ]
+        self.optimizer.load_state_dict({"state": saved["state"], "param_groups": groups})
+        # The fused update runs over memory, so what belongs to a parameter must lie as the parameter does.
+        for parameter, state in self.optimizer.state.items():
+            for name in MOMENTS:
+                state[name] = torch.empty_like(parameter).copy_(state[name])
+
+    def _check_trained(self, saved: Mapping[str, Any]) -> None:
         counts = [
             [len(group["params"]) for group in groups]
             for groups in (saved["param_groups"], self.optimizer.param_groups)
@@ -174,15 +187,6 @@ class Trainer:
                 f"{sum(counts[1])}: give the --lock-image and --lock-text that it had, or start a new run "
                 "from its weights with --pretrained"
             )
-        groups = [
-            {**own, "params": theirs["params"]}
-            for own, theirs in zip(self.optimizer.param_groups, saved["param_groups"], strict=True)
-        ]
-        self.optimizer.load_state_dict({"state": saved["state"], "param_groups": groups})
-        # The fused update runs over memory, so what belongs to a parameter must lie as the parameter does.
-        for parameter, state in self.optimizer.state.items():
-            for name in ("exp_avg", "exp_avg_sq"):
-                state[name] = torch.empty_like(parameter).copy_(state[name])
 
     def train_step(self, batch: Batch) -> Losses:
         """Forward, backward and update on this rank's part of a global batch; the rank's losses, detached."""

@@ -183,6 +183,12 @@ def test_latest_that_names_a_lost_checkpoint_is_said(tmp_path):
         read_pretrained(tmp_path / "latest")
 
 
+def test_latest_that_names_a_checkpoint_in_parts_says_what_to_do(tmp_path):
+    (tmp_path / "latest").write_text("step-00000007\n")
+    with pytest.raises(pmc_clip.ModelError, match=r"step-00000007, .* --fsdp: .*pipeline\.export"):
+        read_pretrained(tmp_path / "latest")
+
+
 @pytest.mark.parametrize("content", ["", "../other/step-00000001.pt", "latest", "two words.pt"])
 def test_latest_that_leads_elsewhere_is_refused(content, tmp_path):
     (tmp_path / "latest").write_text(content)

@@ -57,6 +57,20 @@ def test_a_file_written_in_pieces_holds_them_all(folder, large):
     assert folder.read("a.tar") == large
 
 
+def test_folders_are_listed_apart_from_files_and_removed_when_they_are_empty(folder):
+    assert folder.folders() == []
+    inner = Folder(folder.locate("b"))
+    for name in ("a", "c"):
+        folder.write(name, b"1")
+    inner.write("d", b"1")
+    inner.remove_if_empty()
+    assert (folder.folders(), folder.names()) == (["b"], ["a", "c"])
+    inner.delete("d")
+    inner.remove_if_empty()
+    inner.remove_if_empty()
+    assert folder.folders() == []
+
+
 @pytest.mark.parametrize("size", [1, PART_BYTES - 1, PART_BYTES, PART_BYTES + 1])
 def test_sizes_around_a_part_of_an_upload(remote, large, size):
     remote.write("a", memoryview(large)[:size])

@@ -17,12 +17,15 @@ from pipeline.checkpointing.newest import newest_whole
 from pipeline.checkpointing.places import follow_latest, names_newest_first
 from pipeline.checkpointing.retention import Retention
 from pipeline.checkpointing.saver import CheckpointSaver
+from pipeline.open_model import open_model
 from pipeline.topology import Topology
 from pipeline.training.optimizer import OptimizerOptions
+from pipeline.training.starting_model import begin_with_pretrained
 from pipeline.training.trainer import Trainer
-from shards import DataError, Folder
+from pmc_clip import create_model, get_tokenizer
+from shards import DataError, Folder, UsageError
 from shards.storage import LocalFile
-from tests.training_cases import make_batch, make_trainer, run_together, share_of
+from tests.training_cases import BATCH, make_batch, make_trainer, run_together, share_of
 
 
 def make(topology: Topology, *, fsdp: bool = True) -> Trainer:
@@ -31,7 +34,13 @@ def make(topology: Topology, *, fsdp: bool = True) -> Trainer:
 
 def checkpoint_of(trainer: Trainer) -> Checkpoint:
     state = trainer.state()
-    return Checkpoint(**state, data=DataState("d", "0", 0, 1), model={}, tokenizer="t", config={"mlm": True})
+    return Checkpoint(
+        **state,
+        data=DataState("d", "0", 0, 1),
+        model=trainer.model.config.to_dict(),
+        tokenizer=get_tokenizer("tiny").fingerprint(),
+        config={"mlm": True},
+    )
 
 
 def saver_of(trainer: Trainer, folder: Path, topology: Topology, **retention: int) -> CheckpointSaver:
@@ -107,6 +116,24 @@ def test_the_weights_alone_can_be_read(saved):
     for average in (False, True):
         found, expected = outline.weights(average=average), whole.weights(average=average)
         assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
+@pytest.mark.parametrize("name", ["", "latest", "step-00000002", "step-00000002/"])
+def test_every_command_reads_them_by_any_name(saved, name):
+    expected = Checkpoint.load(str(saved))
+    opened = open_model(f"{saved}/{name}", average=True)
+    assert (opened.name, opened.progress) == ("step-00000002-average", {"step": 2, "samples_seen": 2 * BATCH})
+    model = create_model("tiny")
+    begin_with_pretrained(model, f"{saved}/{name}")
+    for found, weights in ((opened.model, expected.average), (model, expected.state_dict)):
+        ours = found.state_dict()
+        assert [key for key in weights if not torch.equal(ours[key], weights[key])] == []
+
+
+def test_a_run_that_trained_other_parameters_is_refused(saved):
+    trainer = make_trainer(lock="visual")
+    with pytest.raises(UsageError, match="give the --lock-image and --lock-text"):
+        trainer.load(Checkpoint.load(str(saved), outline=True))
 
 
 @pytest.fixture
