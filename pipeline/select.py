@@ -16,6 +16,7 @@ with or without folder and extension, PMC ids in them, or values of the column -
 import os
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import MISSING, dataclass, fields
 from typing import Annotated, Any, Literal
 
@@ -30,6 +31,7 @@ from pipeline.selection.sources import common_names, open_sources
 from pipeline.selection.view import unused_share, write_view
 from pipeline.selection.where import Where
 from pipeline.sharding.endings import print_summary, resumable
+from pipeline.sharding.folder_lock import locked
 from pipeline.sharding.job import FinishedDataSet
 from pipeline.sharding.job_folder import REJECTED, JobFolder
 from pipeline.sharding.packing import Treatment
@@ -122,8 +124,9 @@ def select(config: SelectConfig) -> None:
             print(f"{out.address}: this data set is complete; nothing to do")
             return
     workers = config.workers or len(os.sched_getaffinity(0))
-    with sigterm_interrupts():
+    with sigterm_interrupts(), ExitStack() as held:
         chosen = _choose(sources, criteria, workers)
+        held.enter_context(locked(out, alone=True))
         folder.claim(made_by, overwrite=config.overwrite)
         if config.rewrite:
             finished = _rewrite(config, folder, chosen, made_by, workers)

@@ -28,6 +28,7 @@ from pipeline.job_progress import JobProgress, Unit
 from pipeline.sharding.dask_engine import check_scheduler, run_on_dask
 from pipeline.sharding.dry_run import describe_plan
 from pipeline.sharding.endings import print_summary, resumable, say
+from pipeline.sharding.folder_lock import locked
 from pipeline.sharding.image_check import ImageRules
 from pipeline.sharding.image_sources import ImageSource, open_image_source
 from pipeline.sharding.job import Engine, FinishedDataSet, Job
@@ -157,6 +158,7 @@ def shard(config: ShardConfig) -> None:
             return
         if config.dask is not None:
             check_scheduler(config.dask)  # before the folder is this job's
+        opened.enter_context(locked(folder.root, alone=task.count == 1))
         folder.claim(job.identity, overwrite=config.overwrite)
         with resumable():
             finished = _work(config, job)

@@ -30,8 +30,9 @@ def _bisect(dataset: Dataset, key: str) -> Sample:
             low, before = middle + 1, sample.key
         else:
             high, after = middle, sample.key
-    near = " and ".join(repr(other) for other in (before, after) if other)
-    raise UsageError(f"{dataset.folder.address}: no sample has the key {key!r}; its neighbours are {near}")
+    neighbours = [repr(other) for other in (before, after) if other]
+    near = f"its neighbour{'s are' if len(neighbours) > 1 else ' is'} {' and '.join(neighbours)}"
+    raise UsageError(f"{dataset.folder.address}: no sample has the key {key!r}; {near}")
 
 
 def _rank(key: str) -> tuple[int, str]:

@@ -97,12 +97,11 @@ def test_transient_faults_of_every_kind_change_nothing(run, flags, out, undistur
 
 OUTAGES = [
     (every_from(14, fault_proxy.DENIED), "failed: Access Denied"),
-    pytest.param(every_from(14, fault_proxy.RESET_BEFORE), "failed after 6 tries", marks=pytest.mark.slow),
     pytest.param(every_from(20, fault_proxy.UNAVAILABLE), "failed after 6 tries", marks=pytest.mark.slow),
 ]
 
 
-@pytest.mark.parametrize(("outage", "message"), OUTAGES, ids=["denied", "reset", "unavailable"])
+@pytest.mark.parametrize(("outage", "message"), OUTAGES, ids=["denied", "unavailable"])
 def test_permanent_failure_is_one_message_and_the_same_command_finishes(
     run, flags, out, undisturbed, outage: Schedule, message: str
 ):

@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import tarfile
 from dataclasses import replace
 from pathlib import Path
@@ -178,6 +179,8 @@ def test_unknown_key_is_refused_with_its_neighbours(run, sharded):
     done = run("inspect", "--data", "data", "--sample", "000000104")
     assert done.returncode == 2
     assert "no sample has the key '000000104'; its neighbours are '000000103' and '000000106'" in done.stderr
+    beyond = run("inspect", "--data", "data", "--sample", "999999999")
+    assert re.search(r"its neighbour is '\d{9}'$", beyond.stderr.strip()), beyond.stderr
 
 
 def test_nothing_is_written_outside_the_folder_or_over_other_files(run, tmp_path):

@@ -3,6 +3,7 @@
 import csv
 import itertools
 import json
+import os
 import re
 import shutil
 import signal
@@ -225,6 +226,23 @@ def test_tasks_at_the_same_time_end_with_the_same_bytes(run, start, articles, ha
     ]
     said = [task.communicate(timeout=120)[1] for task in tasks]
     assert [task.returncode for task in tasks] == [0, 0], said
+    assert hashes(tmp_path / "b") == hashes(tmp_path / "a")
+
+
+def test_a_second_job_leaves_the_folder_to_the_first(run, start_shard, articles, hashes, tmp_path):
+    flags = ("--csv", articles, "--samples-per-shard", 10, "--workers", 1)
+    assert run("shard", *flags, "--out", "a/set").returncode == 0
+    job = start_shard(*flags, "--out", "b/set")
+    while not (tmp_path / "b/set/plan.json").exists():
+        assert job.poll() is None
+        time.sleep(0.002)
+    os.killpg(job.pid, signal.SIGSTOP)
+    for way in ((), ("--overwrite",), ("--task", "0/2")):
+        second = run("shard", *flags, "--out", "b/set", *way)
+        assert (second.returncode, "another process is at work" in second.stderr) == (2, True), second.stderr
+    os.killpg(job.pid, signal.SIGCONT)
+    _, said = job.communicate(timeout=60)
+    assert job.returncode == 0, said
     assert hashes(tmp_path / "b") == hashes(tmp_path / "a")
 
 

@@ -111,7 +111,7 @@ def test_killed_jobs_end_with_the_same_bytes_and_no_stray_files(
     assert not list((tmp_path / "scratch").iterdir())
 
 
-@pytest.mark.parametrize("kills", [1, pytest.param(20, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kills", [1, pytest.param(8, marks=pytest.mark.slow)])
 def test_a_task_killed_beside_another_is_made_up_for_by_its_rerun(
     run, flags, start_shard, all_changes, undisturbed, hashes, tmp_path, kills
 ):
@@ -126,7 +126,7 @@ def test_a_task_killed_beside_another_is_made_up_for_by_its_rerun(
         assert hashes(out) == undisturbed
 
 
-@pytest.mark.parametrize("kills", [1, pytest.param(20, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kills", [1, pytest.param(12, marks=pytest.mark.slow)])
 def test_a_killed_overwrite_never_mixes_the_old_with_the_new(
     run, flags, table, picture, start_shard, all_changes, undisturbed, hashes, tmp_path, kills
 ):

@@ -14,7 +14,7 @@ import s3fs
 from botocore.exceptions import BotoCoreError
 
 from shards import DataError, Folder, UsageError
-from shards.retry import TRIES, is_transient
+from shards.retry import DELAYS, TRIES, is_transient
 from shards.upload import PART_BYTES, s3_options
 from tests import fault_proxy
 from tests.fault_proxy import every_from, faulty_s3, first, random_faults
@@ -275,13 +275,20 @@ def test_random_faults_among_threads(remote, large):
         assert proxy.faults().total() > 5
 
 
-@pytest.mark.slow
-def test_an_outage_ends_with_one_message_that_says_what_to_do(remote):
-    with faulty_s3(every_from(0, fault_proxy.UNAVAILABLE)) as proxy:
+@pytest.mark.parametrize(
+    ("fault", "trouble", "requests"),
+    [
+        (fault_proxy.UNAVAILABLE, "Please reduce your request rate.", 1),
+        (fault_proxy.RESET_BEFORE, "Could not connect", 2),  # aiohttp asks at once again
+    ],
+)
+def test_an_outage_ends_with_one_message_that_says_what_to_do(remote, monkeypatch, fault, trouble, requests):
+    monkeypatch.setattr("shards.retry.DELAYS", (0.01,) * len(DELAYS))
+    with faulty_s3(every_from(0, fault)) as proxy:
         with pytest.raises(DataError) as raised:
             Folder(remote.address).write("a", b"1")
-        assert len(proxy.met) == TRIES  # no other layer tries again by itself
-    assert "Please reduce your request rate." in str(raised.value)
+        assert len(proxy.met) == TRIES * requests  # no other layer tries again by itself
+    assert trouble in str(raised.value)
     assert str(raised.value).startswith(f"{remote.address}/a: writing failed after {TRIES} tries: ")
     assert str(raised.value).endswith(
         "; what was finished is kept: run the same command again when the storage answers"
