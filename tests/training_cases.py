@@ -82,22 +82,24 @@ def share_of(batch: Batch, topology: Topology) -> Batch:
     )
 
 
-def run_together(world: int, job: Callable[..., None], folder: Path, *arguments: object) -> None:
-    """Run `job(topology, folder, *arguments)` in processes of a gloo group; it must be of a module's top."""
+def run_together(
+    world: int, job: Callable[..., None], folder: Path, *arguments: object, backend: str = "gloo"
+) -> None:
+    """Run `job(topology, folder, *arguments)` in processes of a group; it must be of a module's top."""
     # A server forks them, with everything imported already.
     multiprocessing.get_context("forkserver").set_forkserver_preload([__name__])
     multiprocessing.start_processes(
-        _join, (world, job, folder, arguments), nprocs=world, start_method="forkserver"
+        _join, (world, job, folder, arguments, backend), nprocs=world, start_method="forkserver"
     )
 
 
 def _join(
-    rank: int, world: int, job: Callable[..., None], folder: Path, arguments: tuple[object, ...]
+    rank: int, world: int, job: Callable[..., None], folder: Path, arguments: tuple[object, ...], backend: str
 ) -> None:
     torch.set_num_threads(1)
     torch.use_deterministic_algorithms(True)
     meeting = f"file://{folder}/{job.__name__}-{world}"
-    dist.init_process_group("gloo", init_method=meeting, rank=rank, world_size=world)
+    dist.init_process_group(backend, init_method=meeting, rank=rank, world_size=world)
     job(Topology(rank, world, rank, world), folder, *arguments)
     dist.destroy_process_group()
 

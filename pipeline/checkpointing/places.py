@@ -123,6 +123,11 @@ def local_file(address: str) -> Iterator[Path]:
     folder, name = split_address(address)
     if not folder.remote:
         path = Path(folder.address.removeprefix("file://")) / name
+        if path.is_dir() and _PARTS_NAME.fullmatch(path.name):
+            raise UsageError(
+                f"{path} is no whole checkpoint: it has no {DESCRIPTION}, which is written when all parts "
+                "are there; take the one before it"
+            )
         if path.is_dir():
             raise UsageError(f"{path} is a folder; name a checkpoint file in it, or its {LATEST!r}")
         if not path.is_file():

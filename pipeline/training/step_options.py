@@ -74,7 +74,9 @@ class StepFlags:
                 "give one of them"
             )
         if self.compile and self.fsdp:
-            raise UsageError("--compile and --fsdp: the compiler needs the model whole; give one of them")
+            raise UsageError(
+                "--compile and --fsdp: the compiler takes a model that is whole; give one of them"
+            )
         if self.compile:
             check_compiler()
 

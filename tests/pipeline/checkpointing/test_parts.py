@@ -28,8 +28,8 @@ from shards.storage import LocalFile
 from tests.training_cases import BATCH, make_batch, make_trainer, run_together, share_of
 
 
-def make(topology: Topology, *, fsdp: bool = True) -> Trainer:
-    return make_trainer(optimizer=OptimizerOptions(ema=0.9), topology=topology, fsdp=fsdp)
+def make(topology: Topology, *, fsdp: bool = True, device: str = "cpu") -> Trainer:
+    return make_trainer(device, optimizer=OptimizerOptions(ema=0.9), topology=topology, fsdp=fsdp)
 
 
 def checkpoint_of(trainer: Trainer) -> Checkpoint:
@@ -177,6 +177,8 @@ def test_without_its_description_it_is_none_and_is_cleared_away(copied):
     Path(copied.locate("step-00000002/checkpoint.json")).unlink()
     Path(copied.locate("step-00000001/notes.txt")).write_text("mine")
     assert names_newest_first(copied) == ["step-00000001"]
+    with pytest.raises(UsageError, match=r"step-00000002 is no whole checkpoint: it has no checkpoint\.json"):
+        Checkpoint.load(copied.locate("step-00000002"))
     with CheckpointSaver(copied, Retention()):
         pass
     assert copied.folders() == ["step-00000001"]
@@ -241,3 +243,27 @@ def test_a_full_disk_of_one_process_costs_one_checkpoint_and_the_best_stays(tmp_
     assert (folder / "best").read_text() == "step-00000001\n"
     assert Checkpoint.load(str(folder / "best")).step == 1
     assert Folder(folder).folders() == ["step-00000001", "step-00000004"]
+
+
+def go_on_on_gpus(topology: Topology, folder: Path) -> None:
+    """A step, a checkpoint, and another step from there: of the trainer that saved and of one that loaded."""
+    torch.use_deterministic_algorithms(False)
+    device = f"cuda:{topology.rank}"
+    torch.cuda.set_device(device)
+    saving, loading = (make(topology, device=device) for _ in range(2))
+    saving.train_step(share_of(make_batch(1), topology))
+    with saver_of(saving, folder / "saved", topology) as saver:
+        saver.save(checkpoint_of(saving))
+        saving.train_step(share_of(make_batch(2), topology))
+    dist.barrier()
+    loading.load(Checkpoint.load(str(folder / "saved"), outline=True))
+    loading.train_step(share_of(make_batch(2), topology))
+    ours, theirs = (all_of(checkpoint_of(trainer)) for trainer in (loading, saving))
+    torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
+def test_on_gpus_a_run_goes_on_from_its_parts(tmp_path):
+    run_together(2, go_on_on_gpus, tmp_path, backend="nccl")
+    assert Checkpoint.load(str(tmp_path / "saved")).step == 1
