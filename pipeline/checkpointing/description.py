@@ -72,17 +72,14 @@ class Description:
         return _MARK % xxhash.xxh3_128_hexdigest(rest).encode() + rest
 
     @classmethod
-    def from_bytes(cls, data: bytes) -> Self:
-        """Read the file. Damaged where it is not what was written, or of another version."""
+    def from_bytes(cls, data: bytes) -> Self | None:
+        """Read the file; None where it is of another format version. Damaged."""
         mark, _, rest = data.partition(b"\n")
         if mark + b"\n" != _MARK % xxhash.xxh3_128_hexdigest(rest).encode():
             raise Damaged("its content and its checksum differ")
         content = json.loads(data)
         if content["format_version"] != FORMAT_VERSION:
-            raise Damaged(
-                f"it is of format version {content['format_version']}, and this version of pipeline.train "
-                f"reads {FORMAT_VERSION}"
-            )
+            return None
         tensors = {
             name: StoredTensor(
                 tensor["dtype"], tensor["shape"], [Piece(**piece) for piece in tensor["pieces"]]

@@ -8,7 +8,7 @@ import torch.distributed as dist
 from torch.distributed.device_mesh import DeviceMesh
 
 from pipeline.checkpoint import Checkpoint
-from pipeline.checkpointing.places import BEST, BEST_PARTS, checkpoint_name, parts_name
+from pipeline.checkpointing.places import BEST, BEST_PARTS, checkpoint_name, parts_name, point_at_best
 from pipeline.checkpointing.spread import as_whole
 from shards import Folder
 
@@ -72,5 +72,4 @@ class InParts:
 
     def keep_best(self, step: int, folder: Folder) -> None:
         """Name it."""
-        folder.write(BEST_PARTS, f"{parts_name(step)}\n".encode())
-        folder.delete(BEST)
+        point_at_best(folder, step)

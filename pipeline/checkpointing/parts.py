@@ -38,13 +38,14 @@ class Parts:
 
     @classmethod
     def open(cls, address: str) -> Self | None:
-        """Of a folder at a path or an address; None where there is no such checkpoint. Damaged."""
+        """Of a folder at a path or an address; None where there is none of this format version. Damaged."""
         folder = Folder(address)
         try:
             data = folder.read(DESCRIPTION)
         except (FileNotFoundError, NotADirectoryError):
             return None
-        return cls(folder, Description.from_bytes(data))
+        description = Description.from_bytes(data)
+        return cls(folder, description) if description else None
 
     @property
     def values(self) -> dict[str, Any]:

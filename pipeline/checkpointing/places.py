@@ -60,6 +60,12 @@ def names_newest_first(folder: Folder) -> list[str]:
     return sorted(steps, key=lambda name: steps[name], reverse=True)
 
 
+def point_at_best(folder: Folder, step: int) -> None:
+    """Let `best` name the checkpoint in parts of a step, in place of whatever was the best."""
+    folder.write(BEST_PARTS, f"{parts_name(step)}\n".encode())
+    folder.delete(BEST)
+
+
 def delete_checkpoint(folder: Folder, name: str) -> None:
     """Delete a checkpoint of either kind."""
     if _PARTS_NAME.fullmatch(name):

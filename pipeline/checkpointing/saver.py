@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pipeline.checkpoint import Checkpoint
 from pipeline.checkpointing.forms import Form, OneFile
 from pipeline.checkpointing.ledger import Best, Ledger
-from pipeline.checkpointing.places import delete_checkpoint, parts_name, remove_left_behind
+from pipeline.checkpointing.places import delete_checkpoint, parts_name, point_at_best, remove_left_behind
 from pipeline.checkpointing.retention import Kept, Retention
 from pipeline.checkpointing.snapshot import Snapshot
 from pipeline.run_log import say
@@ -54,6 +54,7 @@ class CheckpointSaver:
         """The step of the newest state that was given to be written, or that the run began with."""
         if is_main:
             remove_left_behind(folder)
+            self._restore_best()
 
     def __enter__(self) -> "CheckpointSaver":
         return self
@@ -145,6 +146,12 @@ class CheckpointSaver:
             self._ledger.best = best
             self._ledger.write(self._folder)
             self._tell_saved()
+
+    def _restore_best(self) -> None:
+        """Let `best` name what is kept as such: a kill may have come between the one and the other."""
+        best = self._ledger.best
+        if best and any(kept.name == self._best_name() for kept in self._ledger.checkpoints):
+            point_at_best(self._folder, best.step)
 
     def _best_name(self) -> str | None:
         """What the best is called where it is in parts, and so has no other name."""

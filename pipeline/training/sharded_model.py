@@ -43,6 +43,7 @@ class ShardedModel:
         self.model, self.forward, self._outline, self._device = model, model, outline, device
         self._world_size = topology.world_size
         self._mesh = init_device_mesh(device.type, (topology.world_size,))
+        # FSDP2 takes parameters that are contiguous, so those of convolutions are not channels-last here.
         _shard(model, self._mesh, device)
         found: dict[str, torch.Tensor] = model.state_dict(keep_vars=True)
         self._sharded: dict[str, Any] = {

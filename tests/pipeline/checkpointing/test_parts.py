@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
+import xxhash
 
 from pipeline.checkpoint import Checkpoint, DamagedCheckpoint, DataState
 from pipeline.checkpointing import saver as saver_module
@@ -173,6 +174,16 @@ def test_a_damaged_one_is_passed_over_and_named(copied, damage):
         Checkpoint.load(copied.address)
 
 
+def test_one_of_another_version_is_refused_and_not_taken_for_damaged(copied):
+    path = Path(copied.locate("step-00000002/checkpoint.json"))
+    rest = path.read_bytes().partition(b"\n")[2].replace(b'"format_version": 1', b'"format_version": 9', 1)
+    path.write_bytes(b'{"checksum": "xxh3_128:%s",\n' % xxhash.xxh3_128_hexdigest(rest).encode() + rest)
+    found = newest_whole(copied)
+    assert found.address == copied.locate("step-00000002")
+    with pytest.raises(UsageError, match=r"step-00000002: not a checkpoint of pipeline\.train"):
+        Checkpoint.load(found.address)
+
+
 def test_without_its_description_it_is_none_and_is_cleared_away(copied):
     Path(copied.locate("step-00000002/checkpoint.json")).unlink()
     Path(copied.locate("step-00000001/notes.txt")).write_text("mine")
@@ -243,6 +254,10 @@ def test_a_full_disk_of_one_process_costs_one_checkpoint_and_the_best_stays(tmp_
     assert (folder / "best").read_text() == "step-00000001\n"
     assert Checkpoint.load(str(folder / "best")).step == 1
     assert Folder(folder).folders() == ["step-00000001", "step-00000004"]
+    (folder / "best").write_text("step-00000004\n")  # as a kill may leave it: the ledger knows better
+    with CheckpointSaver(Folder(folder), Retention(), step=4):
+        pass
+    assert (folder / "best").read_text() == "step-00000001\n"
 
 
 def go_on_on_gpus(topology: Topology, folder: Path) -> None:
