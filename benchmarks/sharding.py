@@ -8,7 +8,7 @@ Everyone gets the same files and writes image, caption and a small JSON of every
 one wrote is deleted before the next starts, and the disk is left to settle in between. Two kinds of work:
 
 - every image decoded once; limit: that alone, in a process for each core, nothing written
-- bytes copied unchecked; limits, in a process for each core: files read, written and flushed to disk; and
+- bytes copied unchecked; limits: files read, as many bytes as a tar has written, and flushed to disk; and
   their sha256 computed as well, as a manifest needs it
 
 Each peer lives in an environment of its own below the scratch folder (kept for the next run). Everyone is
@@ -55,6 +55,7 @@ class Contender:
 
 def contenders(cores: int) -> list[Contender]:
     """Everything that is measured, in the order of a round."""
+    several = (cores, 2 * cores)
     shardwriter = ("webdataset_shardwriter.py", ("webdataset==1.0.2", PILLOW))
     peers = {
         "webdataset ShardWriter": shardwriter,
@@ -66,14 +67,14 @@ def contenders(cores: int) -> list[Contender]:
     limits = {
         "full": [Contender("limit", "full", "decode_limit.py", (), (cores,))],
         "none": [
-            Contender("limit, copied and hashed", "none", "copy_limit.py", (), (cores,), ("--sha256",)),
-            Contender("limit, copied", "none", "copy_limit.py", (), (cores,)),
+            Contender("limit, copied and hashed", "none", "copy_limit.py", (), several, ("--sha256",)),
+            Contender("limit, copied", "none", "copy_limit.py", (), several),
         ],
     }
     for verify in ("full", "none"):
-        chosen += [Contender(OURS, verify, processes=(cores, 2 * cores)), *limits[verify]]
+        chosen += [Contender(OURS, verify, processes=several), *limits[verify]]
         chosen.append(Contender("ShardWriter, one loop", verify, *shardwriter, (1,)))
-        chosen += [Contender(name, verify, *peer, (cores, 2 * cores)) for name, peer in peers.items()]
+        chosen += [Contender(name, verify, *peer, several) for name, peer in peers.items()]
     return chosen
 
 

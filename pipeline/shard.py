@@ -89,7 +89,9 @@ class ShardConfig(TableFlags):
     seed: int = 0
     """Seed of the order in which rows are packed."""
     workers: int | None = None
-    """Processes that read, check and pack; without it, one for each core."""
+    """Processes that read, check and pack; without it, one for each core, or two where nothing is decoded:
+    they wait for the disk, too.
+    """
     task: str | None = None
     """Do only task I of N (I/N, from 0); without it, SLURM's array or step tells, or all is one task."""
     dask: str | None = None
@@ -135,7 +137,7 @@ def shard(config: ShardConfig) -> None:
     splits = parse_splits(config.split, config.group_key, config.group_pattern) if config.split else None
     out = output_folder("--out", config.out or f"shards/{table_stem(config.csv[0])}")
     folder = JobFolder(out, splits.names if splits else ())
-    workers = config.workers or len(os.sched_getaffinity(0))
+    workers = config.workers or _usual_workers(config)
     with sigterm_interrupts(), ExitStack() as opened:
         table = opened.enter_context(_read_tables(config, splits))
         tried = np.linspace(0, len(table) - 1, min(100, len(table))).astype(np.int64)
@@ -268,6 +270,11 @@ def _identity(config: ShardConfig, table: SpooledTable, images: ImageSource) -> 
     }
     optional |= config.transcoding.identity
     return identity | {key: value for key, value in optional.items() if value is not None}
+
+
+def _usual_workers(config: ShardConfig) -> int:
+    decoding = config.verify != "none" or not config.transcoding.changes_nothing
+    return len(os.sched_getaffinity(0)) * (1 if decoding else 2)
 
 
 def _engine(config: ShardConfig, workers: int) -> Engine:

@@ -1,7 +1,7 @@
 """Packing rows into one shard: read, check, write, and say what became of every row."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from itertools import chain
 from json.encoder import encode_basestring
@@ -40,6 +40,24 @@ class PackingTask:
     first_slot: int
     rows: list[tuple[Row, "Location | Rejected"]]
     job: str = ""
+
+    def __reduce__(self) -> tuple[Callable[..., "PackingTask"], tuple[Any, ...]]:
+        """Sent column by column, which takes half the time."""
+        rows, locations = zip(*self.rows, strict=True)
+        return _as_sent, (
+            self.folder,
+            self.name,
+            self.first_slot,
+            tuple(zip(*rows, strict=True)),
+            locations,
+            self.job,
+        )
+
+
+def _as_sent(
+    folder: Folder, name: str, first_slot: int, columns: tuple[Any, ...], locations: tuple[Any, ...], job: str
+) -> PackingTask:
+    return PackingTask(folder, name, first_slot, list(zip(map(Row, *columns), locations, strict=True)), job)
 
 
 @dataclass(frozen=True)
