@@ -2,6 +2,7 @@
 rows.
 """
 
+import os
 import shutil
 import time
 from pathlib import Path
@@ -43,7 +44,8 @@ def describe_plan(job: Job, workers: int) -> str:
     own = sum(len(shard.slots) for n, shard in enumerate(job.plan.shards) if job.task.owns(n))
     each = f" for each of {job.task.count} tasks" if job.task.count > 1 else ""
     lines.append(f"of {counted(len(tried), 'row')} tried, {rejected:,} would be rejected")
-    lines.append(f"time: about {_duration(own * seconds / workers)} with {counted(workers, 'worker')}{each}")
+    at_once = min(workers, len(os.sched_getaffinity(0)))
+    lines.append(f"time: about {_duration(own * seconds / at_once)} with {counted(workers, 'worker')}{each}")
     needed = len(job.table) * bytes_per_row
     lines.append(f"disk: about {needed / 1e6:,.1f} MB{_free(job, needed)}")
     return "\n".join(lines)
