@@ -145,9 +145,12 @@ def _shard(model: PMCCLIP, mesh: DeviceMesh, device: torch.device) -> None:
     scalars = {parameter for parameter in model.parameters() if parameter.ndim == 0}
     for scalar in scalars:
         scalar.data = scalar.data.to(device)
-    for block in list(blocks(model)):
-        fully_shard(checkpointed.get(block, block), mesh=mesh)
-    fully_shard(model, mesh=mesh, ignored_params=scalars)
+    sharded = [fully_shard(checkpointed.get(block, block), mesh=mesh) for block in list(blocks(model))]
+    sharded.append(fully_shard(model, mesh=mesh, ignored_params=scalars))
+    # Before its first gathering torch 2.9 moves parts that are not all of a size: from here on they stay.
+    for module in sharded:
+        module.unshard()
+        module.reshard()
 
 
 def _square_norm(grads: list[torch.Tensor | None], device: torch.device) -> torch.Tensor:
