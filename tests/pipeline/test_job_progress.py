@@ -22,10 +22,10 @@ def test_reading_tables_says_how_far_it_is_through_all_of_them(monkeypatch, caps
     monkeypatch.setattr(job_progress, "SECONDS_BETWEEN_LINES", 0.0)
     tables = [str(tmp_path / name) for name in ("a.csv", "b.csv")]
     for table in tables:
-        Path(table).write_text("image,caption\n1.png,one\n2.png,two\n")
+        Path(table).write_text("image,caption\n" + "1.png,one\n" * 384)
     with spool_tables(tables, TableFormat()):
         lines = capsys.readouterr().err.splitlines()
-    assert [line.split(", ")[0] for line in lines] == [f"{count} rows read" for count in (1, 2, 3, 4)]
+    assert [line.split(", ")[0] for line in lines] == [f"{count} rows read" for count in (256, 512, 768)]
 
 
 def test_a_short_phase_says_nothing(capsys):
